@@ -1,0 +1,1 @@
+"""GPU kernels; installed and imported as ``abkd_fast.kernels``."""
