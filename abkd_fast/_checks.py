@@ -53,3 +53,8 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Raise ValueError unless ``value`` is one of ``choices``."""
     if value not in choices:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+
+
+def accumulation_dtype(x: Tensor) -> torch.dtype:
+    """The dtype in which sums over ``x`` are accumulated: float32, or float64 for float64."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32

@@ -1,0 +1,49 @@
+# Each target sets up what it needs in .venv; the second run is immediate.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.PHONY: setup demo test test-slow bench lint format clean
+
+setup: $(READY)
+
+$(VENV)/torch: constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel ninja numpy torch
+	touch $@
+
+$(READY): $(VENV)/torch pyproject.toml setup.py $(SOURCES)
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	touch $@
+
+demo: $(READY)
+	$(BIN)/abkd-fast distill --dataset digits --teacher gcnii-16x64 --student gcnii-4x4 --out runs/demo
+	mkdir -p report && cp runs/demo/report/index.html report/index.html
+	@echo "open report/index.html"
+
+test: $(READY)
+	$(BIN)/pytest
+
+test-slow: $(READY)
+	$(BIN)/pytest -m slow
+
+bench: $(READY)
+	$(BIN)/python bench/bench_spmm.py
+	$(BIN)/python bench/bench_layer_pair.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(SOURCES)
+	! grep -rnE '^\s*(import|from) kernels\b' --include='*.py' .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(SOURCES)
+
+clean:
+	rm -rf build dist *.egg-info runs report abkd_fast/*.so

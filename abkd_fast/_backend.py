@@ -1,0 +1,84 @@
+"""Operator schemas, and which implementation serves each: C++ kernels or plain torch.
+
+Importing this module loads the extension ``abkd_fast._C``, whose import registers the kernels. An
+installation without it gets the reference implementations, and one line on stderr that says why.
+``ABKD_NO_EXTENSION=1`` asks for that.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+# What the operators are called with; csrc/library.cpp defines the same, and a test compares.
+SCHEMAS = {
+    "spmm": "(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool mean) -> Tensor",
+    "sddmm": "(Tensor rowptr, Tensor col, Tensor a, Tensor b) -> Tensor",
+    "spmm_extremum": (
+        "(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum)"
+        " -> (Tensor out, Tensor arg)"
+    ),
+    "spmm_extremum_dx": (
+        "(Tensor rowptr_t, Tensor col_t, Tensor perm, Tensor? value, Tensor arg, Tensor dout)"
+        " -> Tensor"
+    ),
+    "spmm_extremum_dvalue": (
+        "(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> Tensor"
+    ),
+}
+
+_library = torch.library.Library("abkd_fast", "FRAGMENT")
+
+
+def _load() -> tuple[str | None, str]:
+    """(instruction set of the loaded kernels or None, why)."""
+    if os.environ.get("ABKD_NO_EXTENSION") == "1":
+        return None, "ABKD_NO_EXTENSION=1 is set; unset it"
+    try:
+        extension = importlib.import_module("abkd_fast._C")
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        return (
+            None,
+            f"{reason}; install a C++ compiler and run `pip install --no-build-isolation .`",
+        )
+    return extension.isa, f"C++ extension, {extension.isa} kernels"
+
+
+_isa, _why = _load()
+if _isa is None:
+    print(f"abkd_fast: using plain torch, which is slower: {_why}", file=sys.stderr)
+
+
+def register(name: str, reference: Callable[..., object], fake: Callable[..., object]) -> None:
+    """Register ``reference`` for the devices that have no kernel, and the shape rule ``fake``."""
+    native = hasattr(torch.ops.abkd_fast, name)
+    if not native:
+        _library.define(name + SCHEMAS[name])
+    for device in ("CUDA",) if native else ("CPU", "CUDA"):
+        _library.impl(name, torch.no_grad()(reference), device)
+    torch.library.register_fake(f"abkd_fast::{name}", fake, lib=_library)
+
+
+def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
+    """Which back end serves an op, and why.
+
+    Args:
+        op_name: an op of ``abkd_fast.ops``, such as ``"spmm"``.
+        device: ``"cpu"`` or ``"cuda"``.
+
+    Returns:
+        ``("cpu", why)`` for the C++ kernels or ``("reference", why)`` for plain torch.
+    """
+    if importlib.util.find_spec(f"abkd_fast.reference.{op_name}") is None:
+        raise ValueError(f"op_name must be an op of abkd_fast.ops, got {op_name!r}")
+    if op_name not in SCHEMAS:
+        return "reference", "this op is composed of torch operations"
+    if torch.device(device).type != "cpu":
+        return "reference", f"no kernel for {device} yet"
+    return ("reference" if _isa is None else "cpu"), _why

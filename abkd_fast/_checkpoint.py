@@ -1,0 +1,116 @@
+"""A training run on disk: one file that is replaced atomically, and enough to go on bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from abkd_fast._storage import load_tensors, save_tensors
+
+_KIND = "checkpoint"
+
+
+@dataclass
+class Progress:
+    """What the loop itself has to remember from epoch to epoch."""
+
+    epoch: int = 0
+    finished: bool = False
+    best_epoch: int = -1
+    best_key: list[float] = field(default_factory=lambda: [float("inf"), float("inf")])
+    history: list[dict[str, Any]] = field(default_factory=list)
+    map_epochs: list[int] = field(default_factory=list)
+    maps: list[Tensor] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass
+class Trained:
+    """The objects whose state training changes."""
+
+    student: nn.Module
+    objective: nn.Module | None
+    optimizer: Optimizer
+    scheduler: LRScheduler | None
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the student."""
+        return next(self.student.parameters()).device
+
+
+def save_checkpoint(
+    path: Path, trained: Trained, progress: Progress, identity: Mapping[str, Any]
+) -> None:
+    """Write everything to ``path``; OSError when the disk is full, the old file stays."""
+    packed = trained.optimizer.state_dict()
+    tensors = {f"student.{k}": v for k, v in trained.student.state_dict().items()}
+    if trained.objective is not None:
+        tensors |= {f"objective.{k}": v for k, v in trained.objective.state_dict().items()}
+    for index, slots in packed["state"].items():
+        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
+    tensors |= {f"best.{k}": v for k, v in progress.best.items()}
+    if progress.maps:
+        tensors["maps"] = torch.stack(progress.maps)
+    tensors["rng"] = torch.get_rng_state()
+    if trained.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(trained.device)
+    plain = {
+        f.name: getattr(progress, f.name)
+        for f in fields(progress)
+        if f.name not in ("maps", "best")
+    }
+    meta = {
+        "progress": plain,
+        "param_groups": packed["param_groups"],
+        "scheduler": None if trained.scheduler is None else trained.scheduler.state_dict(),
+        "identity": dict(identity),
+    }
+    save_tensors(path, {k: v.clone() for k, v in tensors.items()}, meta, _KIND)
+
+
+def load_checkpoint(path: Path, trained: Trained, identity: Mapping[str, Any]) -> Progress:
+    """Restore every object in ``trained`` and the random state; return the loop's progress.
+
+    Raises:
+        ValueError: the file is damaged, or belongs to a run with another ``identity``.
+    """
+    tensors, meta = load_tensors(path, _KIND)
+    _check_identity(path, meta["identity"], identity)
+    trained.student.load_state_dict(_under(tensors, "student."))
+    if trained.objective is not None:
+        trained.objective.load_state_dict(_under(tensors, "objective."))
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimizer.").items():
+        index, slot = name.split(".", 1)
+        slots.setdefault(int(index), {})[slot] = value.clone()
+    trained.optimizer.load_state_dict({"state": slots, "param_groups": meta["param_groups"]})
+    if trained.scheduler is not None:
+        trained.scheduler.load_state_dict(meta["scheduler"])
+    torch.set_rng_state(tensors["rng"].clone())
+    if "rng.cuda" in tensors:
+        torch.cuda.set_rng_state(tensors["rng.cuda"].clone(), trained.device)
+    best = {k: v.clone() for k, v in _under(tensors, "best.").items()}
+    maps = [m.clone() for m in tensors["maps"]] if "maps" in tensors else []
+    return Progress(**meta["progress"], maps=maps, best=best)
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    differing = [key for key in expected if found.get(key) != expected[key]]
+    if differing:
+        details = "; ".join(f"{k}: {found.get(k)!r} there, {expected[k]!r} now" for k in differing)
+        raise ValueError(
+            f"{path} must be a checkpoint of this run, but it differs in {details}. "
+            "Choose another output folder, or delete the checkpoint to start again"
+        )

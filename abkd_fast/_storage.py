@@ -1,0 +1,114 @@
+"""Tensors and JSON in one safetensors file: atomic, checksummed, versioned, never executes code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FORMAT = 1
+
+
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it over ``path``.
+
+    After a crash, a kill or a full disk ``path`` holds either the old content or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp's 0600 would hide reports from others
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], kind: str
+) -> None:
+    """Write tensors and a JSON-able ``meta`` to ``path``.
+
+    Raises:
+        OSError: the disk is full or the folder not writable; an existing file is left as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    header = {
+        "format": str(FORMAT),
+        "kind": kind,
+        "sha256": _checksum(tensors),
+        "meta": json.dumps(meta),
+    }
+    try:
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    except (SafetensorError, OSError) as error:
+        raise OSError(
+            f"could not write {path}: {error}; an earlier file of that name is unharmed. "
+            "Free some space or choose another folder"
+        ) from error
+
+
+def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what :func:`save_tensors` wrote; tensors stay memory-mapped until they are changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: not such a file, truncated, of another kind or version, or damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no {kind} file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ValueError(
+            f"{path} must be a complete safetensors file, got: {error}; "
+            "it is truncated or something else, delete it and make it again"
+        ) from error
+    if header.get("kind") != kind:
+        raise ValueError(f"{path} must be a {kind} file, got kind {header.get('kind')!r}")
+    if header.get("format") != str(FORMAT):
+        raise ValueError(
+            f"{path} must have format version {FORMAT}, got {header.get('format')!r}; "
+            "it was written by another version of abkd_fast"
+        )
+    found = _checksum(tensors)
+    if header.get("sha256") != found:
+        raise ValueError(
+            f"{path} must have sha256 {header.get('sha256')}, got {found}; "
+            "the file is damaged, delete it and make it again"
+        )
+    return tensors, json.loads(header["meta"])
+
+
+def _checksum(tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,156 @@
+"""The ``abkd-fast`` command."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import tyro
+
+from abkd_fast._version import __version__
+from abkd_fast.config import DistillConfig, TeacherConfig
+from abkd_fast.presets import TEACHERS, distill_preset, teacher_preset
+from abkd_fast.trainer import TrainingError
+
+_USAGE = f"""abkd-fast {__version__}: distil large graph neural networks into small ones (ABKD)
+
+usage: abkd-fast COMMAND [--help] [options]
+
+commands
+  distill        train a small student on a large teacher; writes --out/report/index.html
+  train-teacher  train a model on labels alone
+  datasets       list the data sets and where they are looked for
+  doctor         show versions and which back end serves each op, and why
+
+examples
+  abkd-fast distill                                     the embedded digits graph, two minutes
+  abkd-fast distill --preset paper-cora --seeds 5       GCNII 64 x 64 -> 4 x 4 on Cora
+  abkd-fast distill --data my.npz --teacher gcnii-16x64 --student gcnii-4x8
+
+presets for distill and train-teacher: {", ".join(TEACHERS)}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command; exit code 0, 1 (a run or a file failed) or 2 (wrong arguments)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[list[str]], None]] = {
+        "distill": _distill,
+        "train-teacher": _train_teacher,
+        "datasets": _datasets,
+        "doctor": _doctor,
+    }
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_USAGE, end="")
+        sys.exit(0 if argv else 2)
+    if argv[0] == "--version":
+        print(__version__)
+        return
+    if argv[0] not in commands:
+        print(f"{_USAGE}\nerror: unknown command {argv[0]!r}", file=sys.stderr)
+        sys.exit(2)
+    try:
+        commands[argv[0]](argv[1:])
+    except (ValueError, OSError, TrainingError) as error:
+        if os.environ.get("ABKD_TRACEBACK"):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+
+
+def _distill(argv: list[str]) -> None:
+    from abkd_fast.runs import distill
+
+    preset, rest = _take_preset(argv)
+    config = _parse("distill", DistillConfig, distill_preset(preset), rest)
+    _show(distill(config, _command("distill", argv)), config.out)
+
+
+def _train_teacher(argv: list[str]) -> None:
+    from abkd_fast.runs import train_teacher
+
+    preset, rest = _take_preset(argv)
+    config = _parse("train-teacher", TeacherConfig, teacher_preset(preset), rest)
+    _show(train_teacher(config, _command("train-teacher", argv)), config.out)
+
+
+def _datasets(argv: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from abkd_fast import data
+
+    tyro.cli(_no_options, prog="abkd-fast datasets", args=argv)
+    rows = data.describe()
+    columns = ("name", "summary", "nodes", "edges", "features", "classes", "split", "source")
+    table = Table(*columns, title="data sets", padding=(0, 0))
+    table.columns[0].no_wrap = True
+    for row in rows:
+        table.add_row(*[str(row[column]) for column in columns])
+    Console().print(table)
+
+
+def _doctor(argv: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from abkd_fast import ops
+    from abkd_fast._backend import backend_of
+    from abkd_fast.metrics import environment
+
+    tyro.cli(_no_options, prog="abkd-fast doctor", args=argv)
+    table = Table("op", "back end", "why", title="back ends on the CPU")
+    for op in ops.OPS:
+        table.add_row(op, *backend_of(op))
+    facts = Table("what", "found", title="environment")
+    for name, value in environment().items():
+        facts.add_row(name, str(value))
+    console = Console()
+    console.print(table)
+    console.print(facts)
+
+
+def _no_options() -> None:
+    """This command takes no options."""
+
+
+def _parse(command: str, kind: type, default: Any, argv: list[str]) -> Any:
+    note = f"Defaults come from --preset NAME ({', '.join(TEACHERS)}) when it is given."
+    return tyro.cli(
+        kind,
+        config=(tyro.conf.FlagConversionOff,),
+        prog=f"abkd-fast {command}",
+        description=f"{kind.__doc__} {note}",
+        default=default,
+        args=argv,
+    )
+
+
+def _take_preset(argv: list[str]) -> tuple[str | None, list[str]]:
+    """Split ``--preset NAME`` off: it decides the defaults that the other flags override."""
+    rest, preset = [], None
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name == "--preset":
+            preset = value if equals else next(arguments, "")
+        else:
+            rest.append(argument)
+    return preset, rest
+
+
+def _command(command: str, argv: list[str]) -> str:
+    return shlex.join(["abkd-fast", command, *argv])
+
+
+def _show(metrics: dict[str, Any], out: Any) -> None:
+    from abkd_fast.report import print_summary
+
+    print_summary(metrics)
+    print(f"report: {out / 'report' / 'index.html'}")

@@ -1,0 +1,167 @@
+"""Typed settings of models, training and objectives; the shell's flags are made from them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from abkd_fast._checks import check_choice
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a student is trained. Adam; the best epoch on validation is kept."""
+
+    epochs: int = 800
+    """Largest number of epochs."""
+    patience: int | None = 100
+    """Stop after this many epochs without a better validation value; None never stops early."""
+    monitor: str = "val_loss"
+    """What "better" means: val_loss, or val_acc with ties broken by val_loss."""
+    lr: float = 0.01
+    """Learning rate; the peak with schedule "onecycle"."""
+    schedule: str = "constant"
+    """constant, or onecycle (rise over 30 % of the epochs, then fall along a cosine)."""
+    weight_decay: float = 5e-4
+    """L2 penalty on the student's parameters, not on the objective's."""
+    conv_weight_decay: float | None = None
+    """L2 penalty on the parameters under convs.; None = weight_decay."""
+    checkpoint_every: int = 50
+    """Epochs between checkpoints; a killed run loses at most this many."""
+    snapshots: int = 60
+    """How often the attention map is kept over a full-length run."""
+
+    def __post_init__(self) -> None:
+        check_choice("monitor", self.monitor, ("val_loss", "val_acc"))
+        check_choice("schedule", self.schedule, ("constant", "onecycle"))
+        for name in ("epochs", "checkpoint_every", "snapshots"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.lr > 0:
+            raise ValueError(f"lr must be > 0, got {self.lr}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Settings of a model beside its depth and width."""
+
+    dropout: float = 0.5
+    """Dropout probability before every layer."""
+    alpha: float = 0.1
+    """GCNII: strength of the initial residual."""
+    theta: float = 0.5
+    """GCNII: identity mapping (lambda in the paper)."""
+    init: str = "uniform"
+    """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
+
+    def options(self, family: str) -> dict[str, object]:
+        """Keyword arguments for a model of family."""
+        if family == "gcnii":
+            return asdict(self)
+        return {"dropout": self.dropout}
+
+
+@dataclass(frozen=True)
+class ABKDConfig:
+    """Settings of the ABKD objective."""
+
+    attention_dim: int = 64
+    """Width of queries, keys and layer embeddings."""
+    subspace_dim: int | None = None
+    """Width after the shared map P; None = attention_dim."""
+    map: str = "attention"
+    """attention, or a fixed map to compare with: uniform, last, diagonal."""
+    softmax_over: str = "student"
+    """Axis of the softmax: student or teacher."""
+    pool: bool = False
+    """Compare mean states instead of node by node."""
+    normalize: str = "standardize"
+    """none, standardize (teacher states centred, unit variance per layer) or rows."""
+    freeze_teacher_map: bool = True
+    """Keep the teacher's projections fixed at random, so that the loss cannot collapse."""
+    beta: float = 1.0
+    """Weight."""
+
+
+@dataclass(frozen=True)
+class KDConfig:
+    """Settings of logit distillation."""
+
+    alpha: float = 0.9
+    """Weight of the teacher's scores against the labels."""
+    temperature: float = 1.0
+    """Softmax temperature."""
+
+
+NARROW = ModelConfig(dropout=0.1, init="xavier")
+"""Defaults for narrow students."""
+
+NARROW_TRAINING = TrainConfig(lr=0.02, schedule="onecycle", patience=None, monitor="val_acc")
+"""Defaults for training narrow students: seeds differ least with a full one-cycle schedule."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which graph."""
+
+    dataset: str = "digits"
+    """A registered data set; abkd-fast datasets lists them."""
+    data: Path | None = None
+    """Your own data instead: FILE.npz or a folder (see docs/data.md)."""
+    root: Path | None = None
+    """Folder with the raw files, ROOT/cora/ind.cora.x and so on; default: $ABKD_DATA."""
+
+
+def _check_seeds(seeds: int) -> None:
+    if seeds < 1:
+        raise ValueError(f"seeds must be >= 1, got {seeds}")
+
+
+@dataclass(frozen=True)
+class TeacherConfig(DataConfig):
+    """train-teacher: train a model on labels alone."""
+
+    model: str = "gcnii-64x64"
+    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp."""
+    options: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig(epochs=1500)
+    seeds: int = 1
+    """Number of seeds, 0 .. seeds-1; the best on validation is kept."""
+    out: Path = Path("runs/teacher")
+    """Folder for the model, metrics.json, the plots and the report; a stopped run goes on."""
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)
+
+
+@dataclass(frozen=True)
+class DistillConfig(DataConfig):
+    """distill: train a student on a teacher."""
+
+    teacher: str = "gcnii-16x64"
+    """FAMILY-LAYERSxWIDTH (trained first if it is not under --teachers yet), the folder of
+    train-teacher, a model file, or module:function (called with the data, returns a trained
+    nn.Module)."""
+    student: str = "gcnii-4x4"
+    """FAMILY-LAYERSxWIDTH."""
+    objective: str = "abkd+kd"
+    """none, kd, abkd, or abkd+kd."""
+    abkd: ABKDConfig = ABKDConfig()
+    kd: KDConfig = KDConfig()
+    student_options: ModelConfig = NARROW
+    train: TrainConfig = NARROW_TRAINING
+    teacher_options: ModelConfig = ModelConfig()
+    teacher_train: TrainConfig = TrainConfig(epochs=1500)
+    teacher_seeds: int = 1
+    """Seeds of a teacher that has to be trained first; the best on validation is used."""
+    teacher_layers: str | None = None
+    """Modules of a module:function teacher to align, for example "convs.*"."""
+    teachers: Path = Path("runs/teachers")
+    """Folder of the teachers that were trained on the way."""
+    seeds: int = 1
+    """Number of students, seeds 0 .. seeds-1."""
+    out: Path = Path("runs/distill")
+    """Folder for the students, metrics.json, the plots and the report; a stopped run goes on."""
+
+    def __post_init__(self) -> None:
+        _check_seeds(self.seeds)

@@ -1,0 +1,65 @@
+"""Call any model on a GraphData: match the parameters of its forward by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from abkd_fast.data.graph_data import GraphData
+
+_KNOWN: dict[str, Callable[[GraphData], Any]] = {
+    "x": lambda data: data.dense_x,
+    "graph": lambda data: data.graph,
+    "edge_index": lambda data: data.edge_index,
+    "edge_weight": lambda data: data.adj_t.values(),
+    "adj_t": lambda data: data.adj_t,
+    "adj": lambda data: data.adj_t,
+}
+_FIX = "pass forward=lambda model, data: ... to call it your way"
+
+
+def bind_arguments(data: GraphData, model: torch.nn.Module) -> tuple[Any, ...]:
+    """Positional arguments of ``model.forward``; see :meth:`GraphData.arguments`."""
+    parameters = _parameters(model)
+    sparse = "graph" in parameters or type(model).__module__.split(".")[0] == "abkd_fast"
+    last = max(position for position, name in enumerate(parameters) if name in _KNOWN)
+    bound = []
+    for name, parameter in list(parameters.items())[: last + 1]:
+        if name == "x" and sparse:
+            bound.append(data.x)
+        elif name == "edge_weight" and data.graph.value is None and not _required(parameter):
+            bound.append(parameter.default)
+        elif name in _KNOWN:
+            bound.append(_KNOWN[name](data))
+        else:
+            bound.append(parameter.default)
+    return tuple(bound)
+
+
+def _parameters(model: torch.nn.Module) -> dict[str, inspect.Parameter]:
+    """The named parameters of forward, checked to be callable with what we know."""
+    signature = inspect.signature(model.forward)
+    catch_all = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = {n: p for n, p in signature.parameters.items() if p.kind not in catch_all}
+    for name, parameter in parameters.items():
+        bindable = name in _KNOWN and parameter.kind != inspect.Parameter.KEYWORD_ONLY
+        if _required(parameter) and not bindable:
+            raise ValueError(
+                f"parameters of {type(model).__name__}.forward must be positional and named among "
+                f"{', '.join(_KNOWN)}, or have defaults, got {name!r}; {_FIX}"
+            )
+    known = {n: p for n, p in parameters.items() if p.kind != inspect.Parameter.KEYWORD_ONLY}
+    if not any(name in _KNOWN for name in known):
+        raise ValueError(
+            f"{type(model).__name__}.forward must take at least one of {', '.join(_KNOWN)}, got "
+            f"{signature}; {_FIX}"
+        )
+    return known
+
+
+def _required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is inspect.Parameter.empty

@@ -1,0 +1,223 @@
+"""GraphData: a graph with features, labels and a split, checked once."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abkd_fast._checks import FLOATS, check_finite, check_tensor
+from abkd_fast.data.binding import bind_arguments
+from abkd_fast.graph import CSRGraph
+
+_SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class GraphData:
+    """A node-classification data set: one graph, N nodes, fixed train/val/test masks.
+
+    Immutable; use :func:`dataclasses.replace` to change a part. Everything is checked on
+    construction.
+
+    Args:
+        x: [N, F] float features, dense, or a CSRGraph [N, F] with weights for sparse ones.
+        graph: [N, N] adjacency, row = destination, without added self-loops.
+        y: [N] int64 labels; a negative label means unlabelled and is allowed outside the masks.
+        train_mask: [N] bool.
+        val_mask: [N] bool.
+        test_mask: [N] bool.
+        name: shown in tables and stored in metrics.
+        synthetic: whether the data were generated, not measured.
+
+    Raises:
+        ValueError: names the part, the expectation and the value found.
+    """
+
+    x: Tensor | CSRGraph
+    graph: CSRGraph
+    y: Tensor
+    train_mask: Tensor
+    val_mask: Tensor
+    test_mask: Tensor
+    name: str = "data"
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.graph, CSRGraph):
+            found = type(self.graph).__name__
+            raise ValueError(f"graph must be a CSRGraph, got {found}; use CSRGraph.from_*")
+        if self.graph.num_dst != self.graph.num_src:
+            raise ValueError(f"graph must be square, got {self.graph.shape}")
+        if self.num_nodes == 0:
+            raise ValueError("graph must have at least one node, got 0")
+        self._check_features()
+        check_tensor("y", self.y, dim=1, dtypes=[torch.int64], device=self.graph.device)
+        self._check_length("y", self.y.numel())
+        self._check_masks()
+
+    def _check_features(self) -> None:
+        if isinstance(self.x, CSRGraph):
+            if self.x.value is None:
+                raise ValueError(
+                    "x must have weights, got an unweighted CSRGraph; use "
+                    "x.with_value(torch.ones(x.num_edges))"
+                )
+            if self.x.device != self.graph.device:
+                raise ValueError(f"x must be on {self.graph.device}, got {self.x.device}")
+            self._check_length("x", self.x.num_dst)
+        else:
+            check_tensor("x", self.x, dim=2, dtypes=FLOATS, device=self.graph.device)
+            self._check_length("x", self.x.size(0))
+            check_finite("x", self.x)
+        if self.num_features == 0:
+            raise ValueError("x must have at least one feature, got 0")
+
+    def _check_length(self, name: str, length: int) -> None:
+        if length != self.num_nodes:
+            raise ValueError(f"{name} must have N={self.num_nodes} rows as the graph, got {length}")
+
+    def _check_masks(self) -> None:
+        for split, mask in self._masks():
+            name = f"{split}_mask"
+            check_tensor(name, mask, dim=1, dtypes=[torch.bool], device=self.graph.device)
+            self._check_length(name, mask.numel())
+            if not bool(mask.any()):
+                raise ValueError(f"{name} must select at least one node, got an empty mask")
+            unlabelled = (mask & (self.y < 0)).nonzero()
+            if len(unlabelled):
+                node = int(unlabelled[0])
+                raise ValueError(
+                    f"y must be >= 0 on {name}, got {int(self.y[node])} at node {node}; "
+                    "leave unlabelled nodes out of the masks"
+                )
+        for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+            masks = dict(self._masks())
+            both = (masks[first] & masks[second]).nonzero()
+            if len(both):
+                raise ValueError(
+                    f"{first}_mask and {second}_mask must not overlap, got {len(both)} common "
+                    f"nodes, the first is {int(both[0])}"
+                )
+
+    def _masks(self) -> list[tuple[str, Tensor]]:
+        return list(zip(_SPLITS, (self.train_mask, self.val_mask, self.test_mask), strict=True))
+
+    @property
+    def num_nodes(self) -> int:
+        """N."""
+        return self.graph.num_dst
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return self.x.num_src if isinstance(self.x, CSRGraph) else self.x.size(1)
+
+    @cached_property
+    def num_classes(self) -> int:
+        """Largest label + 1."""
+        return int(self.y.max()) + 1
+
+    @cached_property
+    def edge_index(self) -> Tensor:
+        """[2, E] int64, source then destination, in the order of ``graph``'s edges."""
+        return self.graph.to_edge_index()[0]
+
+    @cached_property
+    def adj_t(self) -> Tensor:
+        """[N, N] torch sparse CSR tensor, row = destination; unweighted edges are 1."""
+        return self.graph.to_torch()
+
+    @cached_property
+    def dense_x(self) -> Tensor:
+        """[N, F] features as one dense tensor; sparse ones are expanded once and kept."""
+        return self.x.to_dense() if isinstance(self.x, CSRGraph) else self.x
+
+    def arguments(self, model: torch.nn.Module) -> tuple[Any, ...]:
+        """The arguments of ``model.forward``, found by the names of its parameters.
+
+        ``x`` gets the features (sparse ones as stored if the model also takes ``graph`` or is one
+        of ours, else dense), ``graph`` the CSRGraph, ``edge_index`` [2, E], ``edge_weight`` [E],
+        ``adj_t`` or ``adj`` a torch sparse CSR tensor. Other parameters keep their defaults.
+
+        Raises:
+            ValueError: a parameter without default has none of these names.
+        """
+        return bind_arguments(self, model)
+
+    def to(self, device: torch.device | str) -> GraphData:
+        """The same data on another device."""
+        masks = {f"{split}_mask": mask.to(device) for split, mask in self._masks()}
+        x, graph, y = self.x.to(device), self.graph.to(device), self.y.to(device)
+        return GraphData(x, graph, y, **masks, name=self.name, synthetic=self.synthetic)
+
+    def fingerprint(self) -> str:
+        """SHA-256 over graph, x and y: equal data have equal fingerprints."""
+        digest = hashlib.sha256(self.graph.fingerprint().encode())
+        if isinstance(self.x, CSRGraph):
+            digest.update(self.x.fingerprint().encode())
+        else:
+            digest.update(f"{self.x.dtype}{list(self.x.shape)}".encode())
+            digest.update(_bytes(self.x))
+        digest.update(_bytes(self.y))
+        return digest.hexdigest()
+
+    @classmethod
+    def from_pyg(cls, data: Any, *, name: str = "data", split: int = 0) -> GraphData:
+        """Wrap a ``torch_geometric.data.Data`` with x, edge_index or adj_t, y and masks.
+
+        Args:
+            data: the object; ``y`` may be [N] or [N, 1].
+            name: shown in tables and stored in metrics.
+            split: the column to use where masks are [N, number of splits].
+
+        Raises:
+            ValueError: names a missing or malformed part.
+        """
+        parts: dict[str, Any] = {
+            part: getattr(data, part, None) for part in ("x", "y", *_mask_names())
+        }
+        missing = [part for part, value in parts.items() if value is None]
+        if missing:
+            raise ValueError(
+                f"data must have x, y, {', '.join(_mask_names())}, got no {', '.join(missing)}; "
+                "for a random split use torch_geometric.transforms.RandomNodeSplit"
+            )
+        x, y = parts["x"], parts["y"]
+        if isinstance(x, Tensor) and x.layout != torch.strided:
+            x = CSRGraph.from_torch(x)
+        if isinstance(y, Tensor) and y.dim() == 2 and y.size(1) == 1:
+            y = y.squeeze(1)
+        masks = {mask: _column(mask, parts[mask], split) for mask in _mask_names()}
+        return cls(x=x, graph=CSRGraph.from_pyg(data), y=y, name=name, **masks)
+
+    def __repr__(self) -> str:
+        """Sizes and split."""
+        form = "sparse" if isinstance(self.x, CSRGraph) else "dense"
+        counts = "/".join(str(int(mask.sum())) for _, mask in self._masks())
+        return (
+            f"GraphData({self.name}, num_nodes={self.num_nodes}, num_edges={self.graph.num_edges}, "
+            f"num_features={self.num_features} ({form}), num_classes={self.num_classes}, "
+            f"split={counts})"
+        )
+
+
+def _mask_names() -> list[str]:
+    return [f"{split}_mask" for split in _SPLITS]
+
+
+def _column(name: str, mask: Any, split: int) -> Any:
+    if not isinstance(mask, Tensor) or mask.dim() != 2:
+        return mask
+    if not 0 <= split < mask.size(1):
+        raise ValueError(f"split must lie in [0, {mask.size(1)}) for {name}, got {split}")
+    return mask[:, split].contiguous()
+
+
+def _bytes(value: Tensor) -> bytes:
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,268 @@
+"""Attention-based knowledge distillation (ABKD, arXiv 2310.15938)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from abkd_fast._checks import check_choice, check_finite
+from abkd_fast.capture import Capture
+from abkd_fast.distill.objective import Objective
+from abkd_fast.graph import CSRGraph
+from abkd_fast.ops import layer_pair
+from abkd_fast.teacher import TeacherCache
+
+MAPS = ("attention", "uniform", "last", "diagonal")
+_BLOCK = 4096
+
+
+class ABKD(Objective):
+    r"""beta * S * mean_ij A_ij D_ij over all teacher-layer x student-layer pairs.
+
+    A = softmax over a row of <q_i, k_j> / sqrt(attention_dim), with q_i, k_j linear images of
+    the layers' mean states (:meth:`attention_map`); D_ij = 1/(N r) sum_v ||t_iv M_i - s_jv N_j||^2
+    with M_i = W_i P and N_j = V_j P trained (``ops.layer_pair``). The paper states the
+    row-wise softmax, the loss and the trainable P; the options below are choices where it is
+    silent, none of them is the paper's. The factor S makes beta mean the same at every depth.
+
+    Args:
+        attention_dim: a, width of queries, keys and layer embeddings.
+        subspace_dim: r, width after P; None = a.
+        map: "attention", or a fixed map to compare with: "uniform" (1/S), "last" (only last with
+            last), "diagonal" (proportional depth), or a tensor [T, S]. Every map is scaled to
+            total mass T.
+        softmax_over: "student": each teacher layer spreads mass 1 over the student layers;
+            "teacher": each student layer spreads mass T/S over the teacher layers.
+        pool: compare mean states instead of node by node (version 1 of the paper).
+        normalize: "none"; "standardize": teacher states centred, and scaled to unit variance per
+            layer; "rows": projected rows of unit length.
+        freeze_teacher_map: keep W_i and P of the teacher side fixed at random, so that D cannot
+            be lowered by shrinking them; the student side gets its own P.
+        beta: weight.
+    """
+
+    teacher_means: Tensor
+    teacher_scale: Tensor
+    teacher_subspace: Tensor
+    fixed_map: Tensor
+
+    def __init__(
+        self,
+        attention_dim: int = 64,
+        subspace_dim: int | None = None,
+        map: str | Tensor = "attention",
+        softmax_over: str = "student",
+        pool: bool = False,
+        normalize: str = "none",
+        freeze_teacher_map: bool = False,
+        beta: float = 1.0,
+    ) -> None:
+        super().__init__()
+        check_choice("softmax_over", softmax_over, ("student", "teacher"))
+        check_choice("normalize", normalize, ("none", "standardize", "rows"))
+        if isinstance(map, str):
+            check_choice("map", map, MAPS)
+        subspace_dim = attention_dim if subspace_dim is None else subspace_dim
+        for name, value in (("attention_dim", attention_dim), ("subspace_dim", subspace_dim)):
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        self.attention_dim, self.subspace_dim = attention_dim, subspace_dim
+        self.map, self.softmax_over, self.pool = map, softmax_over, pool
+        self.normalize, self.freeze_teacher_map, self.beta = normalize, freeze_teacher_map, beta
+        self.attention: Tensor | None = None
+        self.dissimilarity: Tensor | None = None
+
+    def setup(
+        self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
+    ) -> None:
+        """Draw the maps (Glorot-uniform per layer) and keep the teacher's constants."""
+        del graph
+        if not student_widths:
+            raise ValueError("ABKD needs at least one captured student layer, got none")
+        self.teacher_widths, self.student_widths = list(teacher.widths), list(student_widths)
+        a, device = self.attention_dim, teacher.states.device
+        is_attention = isinstance(self.map, str) and self.map == "attention"
+        if is_attention:
+            self.query = _layer_maps(self.teacher_widths, a, device)
+            self.key = _layer_maps(self.student_widths, a, device)
+        else:
+            fixed = _fixed_map(self.map, len(self.teacher_widths), len(self.student_widths))
+            self.register_buffer("fixed_map", fixed.to(device))
+        self.teacher_embedding = _layer_maps(self.teacher_widths, a, device)
+        self.student_embedding = _layer_maps(self.student_widths, a, device)
+        self.subspace = nn.Parameter(_glorot(a, self.subspace_dim, device))
+        if self.freeze_teacher_map:
+            self.teacher_embedding.requires_grad_(False)
+            self.register_buffer("teacher_subspace", _glorot(a, self.subspace_dim, device))
+        # The teacher's means, block-diagonal [T, sum d_t]: one product gives every query.
+        means = torch.block_diag(
+            *[mean.to(torch.get_default_dtype())[None] for mean in teacher.means]
+        )
+        self.register_buffer("teacher_means", means, persistent=False)
+        scale = torch.ones(len(self.teacher_widths), device=device)
+        if self.normalize == "standardize":
+            scale = _layer_scales(teacher)
+        self.register_buffer("teacher_scale", scale, persistent=False)
+
+    def attention_map(self, student: Capture) -> Tensor:
+        """A [T, S] of total mass T; differentiable in the queries, keys and student means."""
+        if not isinstance(self.map, str) or self.map != "attention":
+            return self.fixed_map
+        num_teacher, num_student = len(self.teacher_widths), len(self.student_widths)
+        means = torch.block_diag(*[mean[None] for mean in student.means])
+        scores = (self.teacher_means @ self.query) @ (means @ self.key).t()
+        scores = scores / self.attention_dim**0.5
+        if self.softmax_over == "student":
+            return scores.softmax(dim=1)
+        return scores.softmax(dim=0) * (num_teacher / num_student)
+
+    def maps(self) -> tuple[list[Tensor], list[Tensor]]:
+        """M_i = W_i P / scale_i, each [d_i, r], and N_j = V_j P, each [d_j, r]."""
+        teacher_subspace = self.teacher_subspace if self.freeze_teacher_map else self.subspace
+        widths = torch.tensor(self.teacher_widths, device=self.teacher_scale.device)
+        scale = self.teacher_scale.repeat_interleave(widths)[:, None]
+        teacher_maps = (self.teacher_embedding @ teacher_subspace) / scale
+        student_maps = self.student_embedding @ self.subspace
+        return (
+            list(teacher_maps.split(self.teacher_widths)),
+            list(student_maps.split(self.student_widths)),
+        )
+
+    def forward(
+        self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
+    ) -> Tensor:
+        """beta * S * mean(A * D); leaves ``.attention`` and ``.dissimilarity`` [T, S]."""
+        if student.widths != self.student_widths:
+            raise ValueError(
+                f"student states must have widths {self.student_widths} as in setup, "
+                f"got {student.widths}"
+            )
+        attention = self.attention_map(student)
+        teacher_maps, student_maps = self.maps()
+        if self.pool:
+            mean, dissimilarity = self._pooled(student, attention, teacher_maps, student_maps)
+        elif self.normalize == "rows":
+            states = teacher.states if nodes is None else teacher.states[nodes]
+            mean, dissimilarity = _unit_rows(
+                states, student.states, attention, teacher_maps, student_maps
+            )
+        else:
+            mean, dissimilarity = layer_pair(
+                teacher.states if nodes is None else teacher.states[nodes],
+                teacher.widths,
+                student.states,
+                attention,
+                teacher_maps,
+                student_maps,
+                moments=teacher.moments if nodes is None else None,
+                shift=teacher.moments.mean if self.normalize == "standardize" else None,
+            )
+        self.attention, self.dissimilarity = attention.detach(), dissimilarity.detach()
+        loss = len(self.student_widths) * mean
+        self.scalars = {"abkd": loss.detach()}
+        return self.beta * loss
+
+    def _pooled(
+        self,
+        student: Capture,
+        attention: Tensor,
+        teacher_maps: list[Tensor],
+        student_maps: list[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """D_ij = |p_i - s_j|^2 / r of the projected mean states."""
+        p = self.teacher_means @ torch.cat(teacher_maps)
+        s = torch.stack([h @ m for h, m in zip(student.means, student_maps, strict=True)])
+        if self.normalize == "rows":
+            p, s = nn.functional.normalize(p, dim=1), nn.functional.normalize(s, dim=1)
+        dissimilarity = (p[:, None] - s[None]).square().mean(2)
+        return (attention * dissimilarity).mean(), dissimilarity
+
+    def extra_repr(self) -> str:
+        """Settings."""
+        given = self.map if isinstance(self.map, str) else f"tensor {list(self.map.shape)}"
+        return (
+            f"attention_dim={self.attention_dim}, subspace_dim={self.subspace_dim}, map={given!r}, "
+            f"softmax_over={self.softmax_over!r}, pool={self.pool}, normalize={self.normalize!r}, "
+            f"freeze_teacher_map={self.freeze_teacher_map}, beta={self.beta}"
+        )
+
+
+def _glorot(fan_in: int, fan_out: int, device: torch.device) -> Tensor:
+    return nn.init.xavier_uniform_(torch.empty(fan_in, fan_out, device=device))
+
+
+def _layer_maps(widths: Sequence[int], a: int, device: torch.device) -> nn.Parameter:
+    """One map [d, a] a layer, stacked to [sum d, a] so that one product serves all layers."""
+    return nn.Parameter(torch.cat([_glorot(width, a, device) for width in widths]))
+
+
+def _layer_scales(teacher: TeacherCache) -> Tensor:
+    """Standard deviation [T] of every layer: root of the mean variance of its features."""
+    variances = [
+        (second.double().diagonal() - mean.double().square()).mean().clamp_min(0.0)
+        for second, mean in zip(teacher.moments.second, teacher.means, strict=True)
+    ]
+    scale = torch.stack(variances).sqrt()
+    return torch.where(scale > 0, scale, 1.0).to(torch.get_default_dtype())
+
+
+def _fixed_map(map: str | Tensor, num_teacher: int, num_student: int) -> Tensor:
+    """The [T, S] map called ``map``, of total mass T."""
+    if isinstance(map, Tensor):
+        if list(map.shape) != [num_teacher, num_student]:
+            raise ValueError(
+                f"map must be [T={num_teacher}, S={num_student}], got {list(map.shape)}"
+            )
+        check_finite("map", map)
+        if bool((map < 0).any()) or not bool(map.sum() > 0):
+            raise ValueError("map must be >= 0 with a positive sum; negative pairs repel")
+        return map.detach().to(torch.get_default_dtype()) * (num_teacher / map.sum().item())
+    if map == "uniform":
+        return torch.full((num_teacher, num_student), 1.0 / num_student)
+    fixed = torch.zeros(num_teacher, num_student)
+    if map == "last":
+        fixed[-1, -1] = num_teacher
+    else:
+        rows = torch.arange(num_teacher)
+        fixed[rows, rows * num_student // num_teacher] = 1.0
+    return fixed
+
+
+def _unit_rows(
+    teacher: Tensor,
+    states: Sequence[Tensor],
+    attention: Tensor,
+    teacher_maps: Sequence[Tensor],
+    student_maps: Sequence[Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Mean of A * D with projected rows scaled to length 1, in node blocks.
+
+    Every block is recomputed in the backward, so memory stays at one block.
+    """
+    num_nodes, r = teacher.size(0), attention.new_tensor(float(teacher_maps[0].size(1)))
+    total = attention.new_zeros(attention.shape)
+    for start in range(0, num_nodes, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        block = [state[rows] for state in states]
+        total = total + checkpoint(
+            _unit_rows_block, teacher[rows], block, teacher_maps, student_maps, use_reentrant=False
+        )
+    dissimilarity = total / (num_nodes * r)
+    return (attention * dissimilarity).mean(), dissimilarity
+
+
+def _unit_rows_block(
+    teacher: Tensor,
+    states: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor],
+    student_maps: Sequence[Tensor],
+) -> Tensor:
+    """sum_v |p_iv/|p_iv| - s_jv/|s_jv||^2 for one block, [T, S]."""
+    normalize = nn.functional.normalize
+    parts = teacher.to(teacher_maps[0].dtype).split([m.size(0) for m in teacher_maps], dim=1)
+    p = [normalize(t @ m, dim=1) for t, m in zip(parts, teacher_maps, strict=True)]
+    s = [normalize(h @ m, dim=1) for h, m in zip(states, student_maps, strict=True)]
+    return torch.stack([torch.stack([(pi - sj).square().sum() for sj in s]) for pi in p])

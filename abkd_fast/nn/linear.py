@@ -1,0 +1,36 @@
+"""Linear layer and dropout that keep sparse (bag-of-words) inputs sparse."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from abkd_fast.graph import CSRGraph
+from abkd_fast.ops import spmm
+
+
+class Linear(nn.Linear):
+    """x W^T + b for a dense x [N, in] or a sparse x (CSRGraph [N, in]).
+
+    A sparse product costs O(nonzeros * out) instead of O(N * in * out): Cora's bag of words is
+    1.3 % dense. Parameters and state_dict are those of ``torch.nn.Linear``.
+    """
+
+    def forward(self, x: Tensor | CSRGraph) -> Tensor:
+        """Return [N, out_features]."""
+        if isinstance(x, Tensor):
+            return super().forward(x)
+        out = spmm(x, self.weight.t())
+        return out if self.bias is None else out + self.bias
+
+
+def dropout(x: Tensor | CSRGraph, p: float, training: bool) -> Tensor | CSRGraph:
+    """Inverted dropout; on a sparse x it acts on the stored values (zeros stay zeros)."""
+    if isinstance(x, Tensor):
+        return F.dropout(x, p, training)
+    if not training or p == 0.0:
+        return x
+    if x.value is None:
+        x = x.with_value(x.rowptr.new_ones(x.num_edges).float())
+    assert x.value is not None
+    return x.with_value(F.dropout(x.value, p, training=True))

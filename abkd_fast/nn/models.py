@@ -1,0 +1,162 @@
+"""Whole models: GCN, GCNII, MLP. ``forward(x, graph)`` returns class scores [N, out_channels].
+
+``hidden_layers`` names the modules whose outputs are the hidden states that distillation aligns:
+every message-passing layer's output after its activation. Class scores are not among them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from abkd_fast.graph import CSRGraph
+from abkd_fast.nn.gcn2_conv import GCN2Conv
+from abkd_fast.nn.gcn_conv import GCNConv
+from abkd_fast.nn.linear import Linear, dropout
+
+
+class GCN(nn.Module):
+    """Stack of ``num_layers`` GCNConv, ReLU and dropout between them (arXiv 1609.02907)."""
+
+    hidden_layers = ("acts.*",)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_layers: int,
+        out_channels: int,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.convs = nn.ModuleList(GCNConv(d_in, d_out) for d_in, d_out in pairs)
+        self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers - 1))
+        self.dropout = dropout
+
+    def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
+        """X [N, in_channels] dense or sparse."""
+        for conv, act in zip(self.convs, self.acts, strict=False):
+            x = act(conv(dropout(x, self.dropout, self.training), graph))
+        return self.convs[-1](dropout(x, self.dropout, self.training), graph)
+
+
+class GCNII(nn.Module):
+    """Linear + ReLU, ``num_layers`` GCN2Conv with ReLU, Linear; dropout before each.
+
+    (Chen et al., arXiv 2007.02133.) ``init="uniform"`` is the authors' initialisation;
+    ``init="xavier"`` draws every weight Glorot-uniform and starts the input bias at 0.1, which
+    keeps the ReLUs of a very narrow student alive.
+
+    Args:
+        in_channels: width of x.
+        hidden_channels: width of every hidden layer.
+        num_layers: number of GCN2Conv layers.
+        out_channels: number of classes.
+        dropout: probability before every convolution and both linears.
+        alpha: strength of the initial residual.
+        theta: identity mapping (lambda in the paper).
+        init: "uniform" or "xavier".
+    """
+
+    hidden_layers = ("acts.*",)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_layers: int,
+        out_channels: int,
+        dropout: float = 0.5,
+        alpha: float = 0.1,
+        theta: float = 0.5,
+        init: str = "uniform",
+    ) -> None:
+        super().__init__()
+        if init not in ("uniform", "xavier"):
+            raise ValueError(f"init must be uniform or xavier, got {init!r}")
+        self.lins = nn.ModuleList(
+            [Linear(in_channels, hidden_channels), Linear(hidden_channels, out_channels)]
+        )
+        self.convs = nn.ModuleList(
+            GCN2Conv(hidden_channels, alpha, theta, layer) for layer in range(1, num_layers + 1)
+        )
+        self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers))
+        self.dropout = dropout
+        if init == "xavier":
+            self._xavier()
+
+    def _xavier(self) -> None:
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 2:
+                nn.init.xavier_uniform_(parameter)
+            else:
+                nn.init.constant_(parameter, 0.1 if name == "lins.0.bias" else 0.0)
+
+    def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
+        """X [N, in_channels] dense or sparse."""
+        h = h_0 = self.lins[0](dropout(x, self.dropout, self.training)).relu()
+        for conv, act in zip(self.convs, self.acts, strict=True):
+            h = act(conv(dropout(h, self.dropout, self.training), h_0, graph))
+        return self.lins[1](dropout(h, self.dropout, self.training))
+
+
+class MLP(nn.Module):
+    """``num_layers`` linears with ReLU and dropout between them; ignores the graph."""
+
+    hidden_layers = ("acts.*",)
+
+    def __init__(
+        self,
+        in_channels: int,
+        hidden_channels: int,
+        num_layers: int,
+        out_channels: int,
+        dropout: float = 0.5,
+    ) -> None:
+        super().__init__()
+        widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.lins = nn.ModuleList(Linear(d_in, d_out) for d_in, d_out in pairs)
+        self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers - 1))
+        self.dropout = dropout
+
+    def forward(self, x: Tensor | CSRGraph, graph: CSRGraph | None = None) -> Tensor:
+        """X [N, in_channels] dense or sparse; graph is accepted and not used."""
+        for lin, act in zip(self.lins, self.acts, strict=False):
+            x = act(lin(dropout(x, self.dropout, self.training)))
+        return self.lins[-1](dropout(x, self.dropout, self.training))
+
+
+_MODELS: dict[str, type[nn.Module]] = {"gcn": GCN, "gcnii": GCNII, "mlp": MLP}
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's family, depth and width, written ``gcnii-64x64`` (64 layers of width 64)."""
+
+    family: str
+    num_layers: int
+    hidden_channels: int
+
+    @classmethod
+    def parse(cls, text: str) -> ModelSpec:
+        """Read ``FAMILY-LAYERSxWIDTH``; ValueError names the families and the form."""
+        match = re.fullmatch(r"([a-z0-9]+)-([1-9][0-9]{0,3})x([1-9][0-9]{0,5})", text)
+        if match is None or match[1] not in _MODELS:
+            raise ValueError(
+                f"model must be FAMILY-LAYERSxWIDTH with FAMILY one of {', '.join(_MODELS)} "
+                f"(for example gcnii-4x4), got {text!r}"
+            )
+        return cls(match[1], int(match[2]), int(match[3]))
+
+    def build(self, in_channels: int, out_channels: int, **options: object) -> nn.Module:
+        """Construct the model; ``options`` are the class's own keyword arguments."""
+        model = _MODELS[self.family]
+        return model(in_channels, self.hidden_channels, self.num_layers, out_channels, **options)
+
+    def __str__(self) -> str:
+        return f"{self.family}-{self.num_layers}x{self.hidden_channels}"

@@ -1,0 +1,8 @@
+"""Functional ops: checked arguments, one implementation per back end, autograd."""
+
+from abkd_fast.ops.layer_pair import Moments as Moments
+from abkd_fast.ops.layer_pair import layer_pair as layer_pair
+from abkd_fast.ops.layer_pair import teacher_moments as teacher_moments
+from abkd_fast.ops.spmm import spmm as spmm
+
+OPS = ("spmm", "layer_pair")

@@ -1,0 +1,290 @@
+"""layer_pair: attention-weighted dissimilarity of all layer pairs, and every gradient, at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abkd_fast.ops import _layer_pair_checks as checks
+from abkd_fast.ops._layer_pair_blocks import Problem, Totals, Wanted, select_nodes
+from abkd_fast.ops._layer_pair_direct import add_near_pairs
+from abkd_fast.ops._layer_pair_moment import Moments as Moments
+from abkd_fast.ops._layer_pair_moment import run_moment
+from abkd_fast.ops._layer_pair_moment import teacher_moments as teacher_moments
+from abkd_fast.ops._layer_pair_projection import run_projection
+
+# Below this share of the terms it is a difference of, D has lost too many digits.
+_NEAR = 1e-3
+
+
+def layer_pair(
+    teacher: Tensor,
+    widths: Sequence[int],
+    student_states: Sequence[Tensor],
+    attention: Tensor,
+    teacher_maps: Sequence[Tensor],
+    student_maps: Sequence[Tensor],
+    *,
+    moments: Moments | None = None,
+    shift: Tensor | None = None,
+    mask: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """mean(A * D) with D_ij = 1/(N r) sum_v w_v |(t_iv - shift_i) M_i - s_jv N_j|^2.
+
+    One pass over the teacher in node blocks gives the loss and all its gradients (attention,
+    maps, student states); nothing of size N x T x r or N x T x S is ever held. With ``moments``
+    and a narrow student the pass needs only t^T h ("moment form"), else the projections are
+    scored ("projection form"); both are exact, and the cheaper one is taken. Pairs whose
+    projections nearly coincide are summed without expanding the square. Sums over blocks are
+    float64. Deterministic: equal inputs give bit-equal results.
+
+    Precision: products are taken in the dtype of the student states. A bfloat16 teacher is
+    widened block by block, so the only error it adds is the rounding of its stored values.
+
+    Args:
+        teacher: [N, sum(widths)] bfloat16/float32/float64, all layers of a node side by side;
+            frozen; may be memory-mapped.
+        widths: width d_i of each of T teacher layers.
+        student_states: S of [N, d_j] float32/float64.
+        attention: A [T, S].
+        teacher_maps: M_i, T of [d_i, r].
+        student_maps: N_j, S of [d_j, r].
+        moments: moments of the raw teacher under the same mask or weight
+            (:func:`teacher_moments`); allows the moment form.
+        shift: [sum(widths)] float32/float64, subtracted from the teacher.
+        mask: [N] bool, nodes that count; N is then their number.
+        weight: [N] float32/float64 >= 0, w; N is then its sum. Not together with mask.
+
+    Returns:
+        (loss, D): scalar, differentiable once, and [T, S], detached; dtype of student_states.
+
+    Raises:
+        ValueError: names the argument, the expectation and the value. Teacher and states are
+            searched for NaN only after the result turned out not to be finite.
+    """
+    checks.check_teacher(teacher, widths)
+    checks.check_states(teacher, student_states)
+    checks.check_pairing(widths, student_states, attention, teacher_maps, student_maps)
+    checks.check_nodes(teacher, shift, mask, weight)
+    if moments is not None:
+        checks.check_moments(moments, teacher, widths)
+    student_width = sum(state.size(1) for state in student_states)
+    use_moments = moments is not None and prefers_moment_form(
+        len(widths), sum(widths), len(student_states), student_width, teacher_maps[0].size(1)
+    )
+    return _layer_pair(
+        teacher, widths, student_states, attention, torch.cat(list(teacher_maps)),
+        torch.cat(list(student_maps)), moments, shift, mask, weight, use_moments,
+    )  # fmt: skip
+
+
+def prefers_moment_form(
+    num_teacher: int, teacher_width: int, num_student: int, student_width: int, r: int
+) -> bool:
+    """Cost model, multiply-adds per node: is the moment form cheaper than the projection form?
+
+    Args:
+        num_teacher: T.
+        teacher_width: sum of all d_i.
+        num_student: S.
+        student_width: sum of all d_j.
+        r: subspace width.
+    """
+    moment = 2 * teacher_width * student_width
+    projection = 2 * teacher_width * r + 3 * num_teacher * num_student * r
+    return moment < projection
+
+
+torch.library.define(
+    "abkd_fast::layer_pair",
+    "(Tensor teacher, SymInt[] widths, Tensor[] student_states, Tensor attention,"
+    " Tensor teacher_map, Tensor student_map, Tensor? mean, Tensor[] second, float? count,"
+    " Tensor? shift, Tensor? mask, Tensor? weight, bool want_teacher_map, bool want_student)"
+    " -> (Tensor loss, Tensor dissimilarity, Tensor dattention, Tensor dteacher_map,"
+    " Tensor dstudent_map, Tensor dstates)",
+)
+
+
+@torch.library.impl("abkd_fast::layer_pair", ("cpu", "cuda"))
+def _blocked(
+    teacher: Tensor,
+    widths: Sequence[int],
+    student_states: list[Tensor],
+    attention: Tensor,
+    teacher_map: Tensor,
+    student_map: Tensor,
+    mean: Tensor | None,
+    second: list[Tensor],
+    count: float | None,
+    shift: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    want_teacher_map: bool,
+    want_student: bool,
+) -> tuple[Tensor, ...]:
+    """Loss, D and gradients of one call; ``mean`` and ``second`` choose the moment form."""
+    dtype = student_states[0].dtype
+    nodes, weight = select_nodes(mask, weight, dtype)
+    total = checks.check_values(teacher.size(0), nodes, weight, count)
+    offset = torch.zeros_like(teacher[0], dtype=torch.float64) if shift is None else shift.double()
+    problem = Problem(
+        teacher, list(widths), student_states, teacher_map, student_map, offset,
+        nodes, weight, total,
+    )  # fmt: skip
+    wanted = Wanted(want_teacher_map, want_student)
+    with torch.autocast(teacher.device.type, enabled=False):
+        totals = _run(problem, attention.double(), mean, second, wanted)
+    d = totals.dissimilarity
+    if not bool(d.isfinite().all()):
+        small = {
+            "attention": attention,
+            "teacher_maps": teacher_map,
+            "student_maps": student_map,
+            "moments.mean": mean,
+            "shift": shift,
+        }
+        checks.check_inputs_finite(student_states, small, teacher)
+    loss = (attention.double() * d).mean()
+    none = attention.new_empty(0)
+    return (
+        loss.to(dtype),
+        d.to(dtype),
+        (d / d.numel()).to(dtype),
+        totals.dteacher_map.to(dtype) if want_teacher_map else none,
+        totals.dstudent_map.to(dtype) if want_student else none.clone(),
+        totals.dstates if want_student else none.clone(),
+    )
+
+
+@torch.library.register_fake("abkd_fast::layer_pair")
+def _shapes(
+    teacher: Tensor,
+    widths: Sequence[int],
+    student_states: list[Tensor],
+    attention: Tensor,
+    teacher_map: Tensor,
+    student_map: Tensor,
+    *args: Any,
+) -> tuple[Tensor, ...]:
+    want_teacher_map, want_student = args[-2:]
+    dstates = [teacher.size(0), student_map.size(0)] if want_student else [0]
+    return (
+        attention.new_empty(()),
+        torch.empty_like(attention),
+        torch.empty_like(attention),
+        attention.new_empty(teacher_map.shape if want_teacher_map else [0]),
+        attention.new_empty(student_map.shape if want_student else [0]),
+        attention.new_empty(dstates),
+    )
+
+
+def _run(
+    problem: Problem,
+    attention: Tensor,
+    mean: Tensor | None,
+    second: list[Tensor],
+    wanted: Wanted,
+) -> Totals:
+    """The chosen form, then the pairs for which its expanded square lost too many digits."""
+
+    def run(a: Tensor) -> Totals:
+        if mean is None:
+            return run_projection(problem, a, wanted)
+        return run_moment(problem, a, wanted, mean, second)
+
+    totals = run(attention)
+    near = totals.dissimilarity < _NEAR * totals.magnitude
+    if bool(near.any()):
+        d = totals.dissimilarity
+        if bool(near.all()):
+            totals = Totals(problem)
+        elif any(wanted):
+            totals = run(attention.masked_fill(near, 0.0))
+            totals.dissimilarity = d
+        add_near_pairs(problem, attention, near, wanted, totals)
+    return totals
+
+
+def _layer_pair(
+    teacher: Tensor,
+    widths: Sequence[int],
+    student_states: Sequence[Tensor],
+    attention: Tensor,
+    teacher_map: Tensor,
+    student_map: Tensor,
+    moments: Moments | None,
+    shift: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    use_moments: bool,
+) -> tuple[Tensor, Tensor]:
+    """Run the chosen form on packed maps; arguments are checked."""
+    grad = torch.is_grad_enabled()
+    want_teacher_map = grad and teacher_map.requires_grad
+    states_grad = any(state.requires_grad for state in student_states)
+    want_student = grad and (student_map.requires_grad or states_grad)
+    use = use_moments and moments is not None
+    constants = (
+        moments.mean if moments is not None and use else None,
+        list(moments.second) if moments is not None and use else [],
+        None if moments is None else float(moments.count),
+        shift, mask, weight, want_teacher_map, want_student,
+    )  # fmt: skip
+    if want_teacher_map or want_student or (grad and attention.requires_grad):
+        loss, dissimilarity = _LayerPair.apply(
+            teacher, widths, constants, attention, teacher_map, student_map, *student_states
+        )
+        return loss, dissimilarity
+    loss, dissimilarity, *_ = torch.ops.abkd_fast.layer_pair(
+        teacher, widths, list(student_states), attention, teacher_map, student_map, *constants
+    )
+    return loss, dissimilarity
+
+
+class _LayerPair(torch.autograd.Function):
+    """The gradients are there after the forward; the backward scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        teacher: Tensor,
+        widths: Sequence[int],
+        constants: tuple[Any, ...],
+        attention: Tensor,
+        teacher_map: Tensor,
+        student_map: Tensor,
+        *student_states: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        loss, dissimilarity, *gradients = torch.ops.abkd_fast.layer_pair(
+            teacher, widths, list(student_states), attention, teacher_map, student_map, *constants
+        )
+        ctx.save_for_backward(*gradients)
+        ctx.student_widths = [state.size(1) for state in student_states]
+        ctx.mark_non_differentiable(dissimilarity)
+        return loss, dissimilarity
+
+    @staticmethod
+    def backward(ctx: Any, *dout: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "layer_pair has no second derivative; differentiate without create_graph=True, "
+                "or use abkd_fast.reference.layer_pair"
+            )
+        dattention, dteacher_map, dstudent_map, dstates = (
+            dout[0] * gradient for gradient in ctx.saved_tensors
+        )
+        need = ctx.needs_input_grad
+        states: Sequence[Tensor | None] = [None] * len(ctx.student_widths)
+        if any(need[6:]):
+            states = dstates.split(ctx.student_widths, dim=1)
+        gradients = (dattention, dteacher_map, dstudent_map, *states)
+        return (
+            None,
+            None,
+            None,
+            *(g if n else None for g, n in zip(gradients, need[3:], strict=True)),
+        )

@@ -1,0 +1,58 @@
+"""The reference configurations: GCNII teachers as published, students at the paper's sizes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from abkd_fast.config import DistillConfig, ModelConfig, TeacherConfig, TrainConfig
+
+
+def _published(dropout: float, theta: float, conv_weight_decay: float) -> dict[str, Any]:
+    """GCNII's published settings for the public split (arXiv 2007.02133, table 7)."""
+    return {
+        "options": ModelConfig(dropout=dropout, alpha=0.1, theta=theta),
+        "train": TrainConfig(
+            epochs=1500, patience=100, lr=0.01, conv_weight_decay=conv_weight_decay
+        ),
+    }
+
+
+TEACHERS: dict[str, TeacherConfig] = {
+    "paper-cora": TeacherConfig(dataset="cora", model="gcnii-64x64", **_published(0.6, 0.5, 0.01)),
+    "paper-citeseer": TeacherConfig(
+        dataset="citeseer", model="gcnii-32x256", **_published(0.7, 0.6, 0.01)
+    ),
+    "paper-pubmed": TeacherConfig(
+        dataset="pubmed", model="gcnii-64x64", **_published(0.5, 0.4, 5e-4)
+    ),
+}
+
+_STUDENTS = {"paper-cora": "gcnii-4x4", "paper-citeseer": "gcnii-4x16", "paper-pubmed": "gcnii-4x4"}
+
+
+def teacher_preset(name: str | None) -> TeacherConfig:
+    """Defaults of ``train-teacher`` under ``--preset name``."""
+    return TeacherConfig() if name is None else TEACHERS[_known(name)]
+
+
+def distill_preset(name: str | None) -> DistillConfig:
+    """Defaults of ``distill`` under ``--preset name``."""
+    if name is None:
+        return DistillConfig()
+    teacher = TEACHERS[_known(name)]
+    return replace(
+        DistillConfig(),
+        dataset=teacher.dataset,
+        teacher=teacher.model,
+        teacher_options=teacher.options,
+        teacher_train=teacher.train,
+        student=_STUDENTS[name],
+        student_options=replace(DistillConfig().student_options, theta=teacher.options.theta),
+    )
+
+
+def _known(name: str) -> str:
+    if name not in TEACHERS:
+        raise ValueError(f"preset must be one of {', '.join(TEACHERS)}, got {name!r}")
+    return name

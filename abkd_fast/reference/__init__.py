@@ -1,0 +1,3 @@
+"""Every op in plain torch: its definition, the oracle in tests and the fallback."""
+
+from abkd_fast.reference.spmm import spmm as spmm

@@ -1,0 +1,245 @@
+"""What the shell commands do: seeds, folders, metrics.json. Callable from Python too."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from abkd_fast import data as datasets
+from abkd_fast._storage import write_atomically
+from abkd_fast.callbacks import ProgressBar
+from abkd_fast.config import DataConfig, DistillConfig, ModelConfig, TeacherConfig, TrainConfig
+from abkd_fast.data import GraphData
+from abkd_fast.distill import ABKD, KD, Objective
+from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
+from abkd_fast.model_file import ModelFile, load_model, save_model
+from abkd_fast.nn import ModelSpec
+from abkd_fast.report import write_report
+from abkd_fast.teacher import TeacherCache
+from abkd_fast.trainer import Distiller, DistillResult
+
+OBJECTIVES = ("none", "kd", "abkd", "abkd+kd")
+
+
+def load_data(config: DataConfig) -> GraphData:
+    """The registered data set, or the user's own files."""
+    if config.data is not None:
+        return datasets.load_path(config.data)
+    return datasets.load(config.dataset, root=config.root)
+
+
+def build_objective(config: DistillConfig) -> Objective | None:
+    """The objective named by ``config.objective``; the order of its terms does not matter."""
+    name = "+".join(sorted(config.objective.split("+")))
+    if name not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
+    terms: list[Objective] = []
+    if "kd" in name.split("+"):
+        terms.append(KD(**asdict(config.kd)))
+    if "abkd" in name.split("+"):
+        terms.append(ABKD(**asdict(config.abkd)))
+    return None if name == "none" else sum(terms[1:], start=terms[0])
+
+
+def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
+    """Train a model on labels alone; writes ``teacher.safetensors`` and the report to ``out``."""
+    data = load_data(config)
+    results = [
+        _fit_seed(config.out, config.model, config.options, config.train, data, seed)
+        for seed in range(config.seeds)
+    ]
+    best = _best_on_validation(results)
+    about = _about(config.model, config.options, data)
+    save_model(config.out / "teacher.safetensors", results[best].student, about)
+    metrics = _metrics(data, results, config, config.model, command)
+    return _write(config.out, metrics, results, best)
+
+
+def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
+    """Distil ``seeds`` students; writes them, metrics.json, plots and the report to ``out``."""
+    data = load_data(config)
+    build_objective(config)
+    ModelSpec.parse(config.student)
+    cache, teacher_name = _teacher(config, data)
+    results = []
+    for seed in range(config.seeds):
+        result = _fit_seed(
+            config.out,
+            config.student,
+            config.student_options,
+            config.train,
+            data,
+            seed,
+            cache,
+            build_objective(config),
+        )
+        about = _about(config.student, config.student_options, data)
+        save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
+        results.append(result)
+    metrics = _metrics(data, results, config, config.student, command)
+    metrics["objective"] = config.objective
+    if metrics["teacher"] is not None:
+        metrics["teacher"]["model"] = teacher_name
+    return _write(config.out, metrics, results, _best_on_validation(results))
+
+
+def _fit_seed(
+    out: Path,
+    model: str,
+    options: ModelConfig,
+    train: TrainConfig,
+    data: GraphData,
+    seed: int,
+    cache: TeacherCache | None = None,
+    objective: Objective | None = None,
+) -> DistillResult:
+    torch.manual_seed(seed)
+    about = _about(model, options, data)
+    label = f"{model} seed {seed}"
+    return Distiller(
+        cache,
+        about.build(),
+        data,
+        objective,
+        seed=seed,
+        config=train,
+        out=out / f"seed{seed}",
+        callbacks=[ProgressBar(label)],
+    ).fit()
+
+
+def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
+    family = ModelSpec.parse(model).family
+    return ModelFile(
+        spec=model,
+        in_channels=data.num_features,
+        out_channels=data.num_classes,
+        options=options.options(family),
+        dataset=data.name,
+        fingerprint=data.fingerprint(),
+    )
+
+
+def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
+    """The teacher's cache and its name: from a file, a function, or trained now."""
+    path = Path(config.teacher)
+    if path.is_dir():
+        path = path / "teacher.safetensors"
+    if path.suffix == ".safetensors":
+        return _from_file(path, data)
+    if ":" in config.teacher:
+        model = _call(config.teacher, data)
+        return TeacherCache.build(model, data, config.teacher_layers), config.teacher
+    ModelSpec.parse(config.teacher)
+    out = config.teachers / f"{data.name}-{config.teacher}"
+    if not (out / "teacher.safetensors").exists():
+        train_teacher(
+            TeacherConfig(
+                dataset=config.dataset,
+                data=config.data,
+                root=config.root,
+                model=config.teacher,
+                options=config.teacher_options,
+                train=config.teacher_train,
+                seeds=config.teacher_seeds,
+                out=out,
+            ),
+            f"abkd-fast distill (teacher of {config.out})",
+        )
+    return _from_file(out / "teacher.safetensors", data)
+
+
+def _from_file(path: Path, data: GraphData) -> tuple[TeacherCache, str]:
+    model, about = load_model(path)
+    if about.fingerprint != data.fingerprint():
+        raise ValueError(
+            f"{path} must be a teacher of {data.name!r}, got one trained on other data "
+            f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
+        )
+    return TeacherCache.build(model, data), about.spec
+
+
+def _call(name: str, data: GraphData) -> nn.Module:
+    module, _, function = name.partition(":")
+    sys.path.insert(0, "")
+    try:
+        model = getattr(importlib.import_module(module), function)(data)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"teacher must be importable as module:function, got {error}") from error
+    finally:
+        sys.path.remove("")
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{name} must return an nn.Module, got {type(model).__name__}")
+    return model
+
+
+def _best_on_validation(results: Sequence[DistillResult]) -> int:
+    return max(range(len(results)), key=lambda i: results[i].metrics["student"]["val"])
+
+
+def _metrics(
+    data: GraphData,
+    results: Sequence[DistillResult],
+    config: TeacherConfig | DistillConfig,
+    model: str,
+    command: str,
+) -> dict[str, Any]:
+    runs = [result.metrics for result in results]
+    teacher = None
+    if runs[0]["teacher"] is not None:
+        teacher = _side([run["teacher"] for run in runs[:1]], "")
+    return {
+        "format": 1,
+        "dataset": {
+            "name": data.name,
+            "num_nodes": data.num_nodes,
+            "num_edges": data.graph.num_edges,
+            "num_features": data.num_features,
+            "num_classes": data.num_classes,
+            "synthetic": data.synthetic,
+        },
+        "teacher": teacher,
+        "student": _side([run["student"] for run in runs], model),
+        "objective": "none",
+        "compression_ratio": runs[0]["compression_ratio"],
+        "step_ms": quantiles([r["step_ms"] for result in results for r in result.history]),
+        "peak_bytes": max(run["peak_bytes"] for run in runs),
+        "seeds": list(range(len(runs))),
+        "best_epoch": [run["best_epoch"] for run in runs],
+        "epochs": [run["epochs"] for run in runs],
+        "environment": environment(),
+        "config": json.loads(json.dumps(asdict(config), default=str)),
+        "command": command,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _side(runs: Sequence[dict[str, Any]], model: str) -> dict[str, Any]:
+    accuracy = {split: summarise([run[split] for run in runs]) for split in SPLITS}
+    return {"model": model, "parameters": runs[0]["parameters"], **accuracy}
+
+
+def _write(
+    out: Path, metrics: dict[str, Any], results: Sequence[DistillResult], best: int
+) -> dict[str, Any]:
+    text = json.dumps(metrics, indent=2) + "\n"
+    write_atomically(out / "metrics.json", lambda path: path.write_text(text))
+    write_report(
+        out,
+        metrics,
+        [result.history for result in results],
+        results[best].attention,
+        results[best].attention_history,
+        results[best].attention_epochs,
+        results[best].dissimilarity,
+    )
+    return metrics

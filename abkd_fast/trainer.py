@@ -1,0 +1,342 @@
+"""Distiller: one loop that trains a student, with or without a teacher."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from abkd_fast._checkpoint import Progress, Trained, load_checkpoint, save_checkpoint
+from abkd_fast.callbacks import Callback, ProgressBar
+from abkd_fast.capture import Capture, Recorder, call_model
+from abkd_fast.config import TrainConfig
+from abkd_fast.data import GraphData
+from abkd_fast.distill import ABKD, Objective
+from abkd_fast.metrics import accuracies, count_parameters, peak_bytes, quantiles
+from abkd_fast.teacher import TeacherCache
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on; the message names the epoch, the cause and the last checkpoint."""
+
+
+@dataclass
+class DistillResult:
+    """What :meth:`Distiller.fit` returns.
+
+    Attributes:
+        student: the student with its best weights, in eval mode.
+        metrics: accuracies in percent, parameters, compression ratio, best epoch, step time in
+            ms, peak resident bytes of the process.
+        history: one record an epoch.
+        attention: [T, S] map at the best epoch, None without ABKD.
+        dissimilarity: [T, S] D at the best epoch, None without ABKD.
+        attention_history: [K, T, S] maps at ``attention_epochs``, None without ABKD.
+        attention_epochs: the epochs of ``attention_history``.
+        checkpoint: the checkpoint file, None without ``out``.
+    """
+
+    student: nn.Module
+    metrics: dict[str, Any]
+    history: list[dict[str, Any]]
+    attention: Tensor | None
+    dissimilarity: Tensor | None
+    attention_history: Tensor | None
+    attention_epochs: list[int]
+    checkpoint: Path | None
+
+
+class Distiller:
+    """Trains ``student`` on labels, and on a frozen teacher through ``objective``.
+
+    loss = objective.label_weight * CE(train nodes) + objective(student, teacher)
+
+    Args:
+        teacher: a module, run once in eval mode; a ready TeacherCache; or None.
+        student: any module that returns class scores [N, C]; changed in place.
+        data: graph, features, labels and splits.
+        objective: a distillation objective or a sum of them; None = labels alone.
+        seed: seeds dropout and the objective's maps; the caller's random state is left alone.
+        config: see :class:`TrainConfig`.
+        out: folder for ``checkpoint.safetensors`` and ``log.jsonl``. If it holds a checkpoint
+            of the same run, :meth:`fit` goes on from there, bit for bit on one device.
+        teacher_layers: modules whose outputs are aligned (paths or patterns); None takes the
+            model's own ``hidden_layers``.
+        student_layers: the same for the student.
+        forward: ``forward(model, data)`` for models whose arguments are not found by name.
+        callbacks: see :class:`Callback`; None shows a progress bar.
+    """
+
+    def __init__(
+        self,
+        teacher: nn.Module | TeacherCache | None,
+        student: nn.Module,
+        data: GraphData,
+        objective: Objective | None = None,
+        *,
+        seed: int = 0,
+        config: TrainConfig | None = None,
+        out: str | Path | None = None,
+        teacher_layers: str | Sequence[str] | None = None,
+        student_layers: str | Sequence[str] | None = None,
+        forward: Callable[..., Tensor] | None = None,
+        callbacks: Sequence[Callback] | None = None,
+    ) -> None:
+        if objective is not None and teacher is None:
+            raise ValueError("objective needs a teacher, got teacher=None")
+        self._needs_states = objective is not None and objective.needs_states
+        if isinstance(teacher, nn.Module):
+            layers = teacher_layers if self._needs_states else ()
+            teacher = TeacherCache.build(teacher, data, layers, forward=forward)
+        if teacher is not None:
+            _check_teacher(teacher, data)
+        self.teacher = teacher
+        self.student, self.data, self.objective = student, data, objective
+        self.seed, self.config = seed, config or TrainConfig()
+        self.out = None if out is None else Path(out)
+        self.student_layers, self.forward = student_layers, forward
+        self.callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
+
+    def fit(self) -> DistillResult:
+        """Train (or resume) and return the best student with its figures."""
+        layers = self.student_layers if self._needs_states else ()
+        with torch.random.fork_rng(), Recorder(self.student, layers) as recorder:
+            torch.manual_seed(self.seed)
+            trained = self._setup(recorder)
+            progress = self._resume(trained)
+            for callback in self.callbacks:
+                callback.on_start(self, progress.epoch)
+            self._train(recorder, trained, progress)
+            result = self._result(trained, progress)
+        for callback in self.callbacks:
+            callback.on_end(self, result)
+        return result
+
+    # -- the loop -------------------------------------------------------------------------
+
+    def _train(self, recorder: Recorder, trained: Trained, progress: Progress) -> None:
+        while not progress.finished:
+            start = time.perf_counter()
+            record = {"epoch": progress.epoch, **self._step(recorder, trained, progress)}
+            record["step_ms"] = 1e3 * (time.perf_counter() - start)
+            record |= self._validate()
+            self._keep_best(progress, record)
+            progress.history.append(record)
+            progress.epoch += 1
+            stale = progress.epoch - 1 - progress.best_epoch
+            patience = self.config.patience
+            progress.finished = progress.epoch == self.config.epochs or (
+                patience is not None and stale >= patience
+            )
+            self._write(trained, progress)
+            for callback in self.callbacks:
+                callback.on_epoch(self, record)
+
+    def _step(self, recorder: Recorder, trained: Trained, progress: Progress) -> dict[str, float]:
+        self.student.train()
+        capture = recorder.collect(
+            lambda: call_model(self.student, self.data, self.forward), self.data.graph
+        )
+        mask = self.data.train_mask
+        cross_entropy = F.cross_entropy(capture.logits[mask], self.data.y[mask])
+        loss = cross_entropy
+        scalars = {"ce": cross_entropy.detach()}
+        if self.objective is not None:
+            assert self.teacher is not None
+            loss = self.objective.label_weight * loss + self.objective(capture, self.teacher)
+            scalars |= self.objective.scalars
+        record = {"loss": float(loss.detach())} | {k: float(v) for k, v in scalars.items()}
+        if not all(torch.isfinite(torch.tensor(value)) for value in record.values()):
+            raise TrainingError(self._diagnose(record, capture, progress))
+        trained.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        record["lr"] = trained.optimizer.param_groups[0]["lr"]
+        trained.optimizer.step()
+        if trained.scheduler is not None:
+            trained.scheduler.step()
+        return record
+
+    def _validate(self) -> dict[str, float]:
+        logits = self._predict()
+        train, val = self.data.train_mask, self.data.val_mask
+        right = (logits.argmax(1) == self.data.y).double()
+        return {
+            "val_loss": float(F.cross_entropy(logits[val], self.data.y[val])),
+            "train_acc": 100.0 * float(right[train].mean()),
+            "val_acc": 100.0 * float(right[val].mean()),
+        }
+
+    @torch.no_grad()
+    def _predict(self) -> Tensor:
+        self.student.eval()
+        return call_model(self.student, self.data, self.forward)
+
+    def _keep_best(self, progress: Progress, record: dict[str, Any]) -> None:
+        abkd = self._abkd()
+        every = max(1, self.config.epochs // self.config.snapshots)
+        if abkd is not None and progress.epoch % every == 0:
+            assert abkd.attention is not None
+            progress.maps.append(abkd.attention.cpu().clone())
+            progress.map_epochs.append(progress.epoch)
+        key = [record["val_loss"], -record["val_acc"]]
+        if self.config.monitor == "val_acc":
+            key.reverse()
+        if key < progress.best_key:
+            progress.best_key, progress.best_epoch = key, progress.epoch
+            state = self.student.state_dict().items()
+            progress.best = {f"student.{name}": value.clone() for name, value in state}
+            if abkd is not None:
+                assert abkd.attention is not None and abkd.dissimilarity is not None
+                progress.best["attention"] = abkd.attention.cpu().clone()
+                progress.best["dissimilarity"] = abkd.dissimilarity.cpu().clone()
+
+    # -- set-up and results ---------------------------------------------------------------
+
+    def _setup(self, recorder: Recorder) -> Trained:
+        if self.objective is not None:
+            self.student.eval()
+            with torch.no_grad():
+                capture = recorder.collect(
+                    lambda: call_model(self.student, self.data, self.forward), self.data.graph
+                )
+            assert self.teacher is not None
+            self.objective.setup(self.teacher, capture.widths, self.data.graph)
+        optimizer = self._optimizer()
+        scheduler = None
+        if self.config.schedule == "onecycle":
+            scheduler = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, max_lr=self.config.lr, total_steps=max(self.config.epochs, 2)
+            )
+        return Trained(self.student, self.objective, optimizer, scheduler)
+
+    def _optimizer(self) -> torch.optim.Optimizer:
+        config = self.config
+        convs: list[nn.Parameter] = []
+        rest: list[nn.Parameter] = []
+        for name, parameter in self.student.named_parameters():
+            (convs if "convs." in name else rest).append(parameter)
+        conv_decay = config.conv_weight_decay
+        conv_decay = config.weight_decay if conv_decay is None else conv_decay
+        groups: list[dict[str, Any]] = [
+            {"params": rest, "weight_decay": config.weight_decay},
+            {"params": convs, "weight_decay": conv_decay},
+        ]
+        if self.objective is not None:
+            trained = [p for p in self.objective.parameters() if p.requires_grad]
+            groups.append({"params": trained, "weight_decay": 0.0})
+        groups = [group for group in groups if group["params"]]
+        return torch.optim.Adam(groups, lr=config.lr, fused=True)
+
+    def _result(self, trained: Trained, progress: Progress) -> DistillResult:
+        best = progress.best
+        prefix = "student."
+        self.student.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
+        )
+        parameters = count_parameters(self.student)
+        metrics: dict[str, Any] = {
+            "student": {"parameters": parameters, **accuracies(self._predict(), self.data)},
+            "teacher": None,
+            "compression_ratio": None,
+            "best_epoch": progress.best_epoch,
+            "epochs": progress.epoch,
+            "step_ms": quantiles([record["step_ms"] for record in progress.history]),
+            "peak_bytes": peak_bytes(),
+        }
+        if self.teacher is not None and self.teacher.logits is not None:
+            teacher_parameters = self.teacher.parameters
+            scores = accuracies(self.teacher.logits, self.data)
+            metrics["teacher"] = {"parameters": teacher_parameters, **scores}
+            if teacher_parameters is not None:
+                metrics["compression_ratio"] = teacher_parameters / parameters
+        return DistillResult(
+            student=self.student,
+            metrics=metrics,
+            history=progress.history,
+            attention=best.get("attention"),
+            dissimilarity=best.get("dissimilarity"),
+            attention_history=torch.stack(progress.maps) if progress.maps else None,
+            attention_epochs=progress.map_epochs,
+            checkpoint=self._path("checkpoint.safetensors"),
+        )
+
+    # -- files ----------------------------------------------------------------------------
+
+    def _path(self, name: str) -> Path | None:
+        return None if self.out is None else self.out / name
+
+    @cached_property
+    def _identity(self) -> dict[str, Any]:
+        shapes = {name: list(p.shape) for name, p in self.student.named_parameters()}
+        return {
+            "config": asdict(self.config),
+            "seed": self.seed,
+            "data": self.data.fingerprint(),
+            "teacher": None if self.teacher is None else self.teacher.fingerprint,
+            "student": {"class": type(self.student).__name__, "parameters": shapes},
+            "objective": None if self.objective is None else repr(self.objective),
+        }
+
+    def _resume(self, trained: Trained) -> Progress:
+        path, log = self._path("checkpoint.safetensors"), self._path("log.jsonl")
+        progress = Progress()
+        if path is None or log is None:
+            return progress
+        if path.exists():
+            progress = load_checkpoint(path, trained, self._identity)
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed run
+            leftover.unlink()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
+        return progress
+
+    def _write(self, trained: Trained, progress: Progress) -> None:
+        path, log = self._path("checkpoint.safetensors"), self._path("log.jsonl")
+        if path is None or log is None:
+            return
+        with log.open("a") as file:
+            file.write(json.dumps(progress.history[-1]) + "\n")
+        if progress.finished or progress.epoch % self.config.checkpoint_every == 0:
+            save_checkpoint(path, trained, progress, self._identity)
+
+    def _abkd(self) -> ABKD | None:
+        terms = [] if self.objective is None else self.objective.terms()
+        return next((term for term in terms if isinstance(term, ABKD)), None)
+
+    def _diagnose(self, record: dict[str, float], capture: Capture, progress: Progress) -> str:
+        names = zip(capture.names, capture.states, strict=True)
+        layer = next((n for n, state in names if not bool(state.isfinite().all())), None)
+        cause = (
+            f"the first hidden state that is not finite is the output of {layer}"
+            if layer is not None
+            else f"all captured hidden states are finite, the terms are {record}"
+        )
+        every = self.config.checkpoint_every
+        saved = progress.epoch // every * every
+        path = self._path("checkpoint.safetensors")
+        kept = f"the last good checkpoint is {path} (epoch {saved})" if path and saved else ""
+        return (
+            f"the loss is not finite at epoch {progress.epoch} (seed {self.seed}): {cause}; "
+            f"{kept or 'no checkpoint was written yet'}. A lower lr than {self.config.lr} may help"
+        )
+
+
+def _check_teacher(teacher: TeacherCache, data: GraphData) -> None:
+    if teacher.num_nodes != data.num_nodes:
+        raise ValueError(
+            f"teacher and data must have the same nodes, got {teacher.num_nodes} teacher rows "
+            f"and {data.num_nodes} nodes in {data.name!r}; build the cache on this graph"
+        )
+    if teacher.logits is not None and teacher.logits.size(1) < data.num_classes:
+        raise ValueError(
+            f"teacher must score the {data.num_classes} classes of {data.name!r}, "
+            f"got {teacher.logits.size(1)}"
+        )

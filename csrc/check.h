@@ -1,0 +1,75 @@
+// Checks of operator arguments. The public functions check first, with friendlier messages;
+// these keep a direct call of torch.ops from reading outside its arrays.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <optional>
+
+#include "cpu/dispatch.h"
+
+namespace abkd {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+inline Dtype feature_dtype(const char* name, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return Dtype::kFloat32;
+    case ScalarType::Double:
+      return Dtype::kFloat64;
+    case ScalarType::BFloat16:
+      return Dtype::kBFloat16;
+    case ScalarType::Half:
+      return Dtype::kFloat16;
+    default:
+      STD_TORCH_CHECK(false, name, " must be float16, bfloat16, float32 or float64");
+  }
+}
+
+inline ScalarType accumulation_dtype(ScalarType dtype) {
+  return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+}
+
+inline void check_matrix(const char* name, const Tensor& tensor, ScalarType dtype) {
+  STD_TORCH_CHECK(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
+  STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have the dtype of x");
+}
+
+inline void check_size(const char* name, const Tensor& tensor, int64_t dim, int64_t size) {
+  STD_TORCH_CHECK(tensor.size(dim) == size, name, ".size(", dim, ") must be ", size, ", got ",
+                  tensor.size(dim));
+}
+
+// The CSR arrays, contiguous and alive, with their sizes.
+class CsrTensors {
+ public:
+  CsrTensors(const Tensor& rowptr, const Tensor& col)
+      : rowptr_(torch::stable::contiguous(rowptr)), col_(torch::stable::contiguous(col)) {
+    STD_TORCH_CHECK(rowptr_.dim() == 1 && rowptr_.numel() > 0, "rowptr must be [num_dst + 1]");
+    STD_TORCH_CHECK(col_.dim() == 1, "col must be [E]");
+    const ScalarType dtype = rowptr_.scalar_type();
+    STD_TORCH_CHECK(dtype == ScalarType::Int || dtype == ScalarType::Long,
+                    "rowptr must be int32 or int64");
+    STD_TORCH_CHECK(col_.scalar_type() == dtype, "col must have the dtype of rowptr");
+  }
+
+  int64_t rows() const { return rowptr_.numel() - 1; }
+  int64_t edges() const { return col_.numel(); }
+  bool wide() const { return rowptr_.scalar_type() == ScalarType::Long; }
+  Csr view() const { return {rowptr_.data_ptr(), col_.data_ptr(), wide()}; }
+  int64_t pointer(int64_t row) const {
+    return wide() ? static_cast<const int64_t*>(rowptr_.data_ptr())[row]
+                  : static_cast<const int32_t*>(rowptr_.data_ptr())[row];
+  }
+
+ private:
+  Tensor rowptr_;
+  Tensor col_;
+};
+
+}  // namespace abkd

@@ -1,0 +1,79 @@
+// What the host code of an op hands to its kernels, and the table of kernels per instruction set.
+#pragma once
+
+#include <cstdint>
+
+namespace abkd {
+
+enum class Dtype { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// CSR arrays; indices are int32, or int64 where `wide`. Offsets are computed in 64 bits always.
+struct Csr {
+  const void* rowptr;
+  const void* col;
+  bool wide;
+};
+
+// `value` is in the accumulation dtype: float, or double for double features.
+struct SpmmArgs {
+  Csr csr;
+  Dtype dtype;
+  const void* value;  // [E] or null: every edge counts 1
+  const void* x;      // [num_src, width]
+  void* out;          // [num_dst, width]
+  void* arg;          // [num_dst, width] edge ids, extremum only
+  int64_t width;
+  bool mean;     // sum only
+  bool maximum;  // extremum only
+};
+
+struct SddmmArgs {
+  Csr csr;
+  Dtype dtype;
+  const void* a;  // [num_dst, width]
+  const void* b;  // [num_src, width]
+  void* out;      // [E], accumulation dtype
+  int64_t width;
+};
+
+struct ExtremumDxArgs {
+  Csr csr;  // the transpose: rows are sources
+  Dtype dtype;
+  const int64_t* perm;  // [E] edge id of every transposed edge
+  const void* value;
+  const void* arg;
+  const void* dout;
+  void* out;  // [num_src, width]
+  int64_t width;
+};
+
+struct ExtremumDvalueArgs {
+  Csr csr;
+  Dtype dtype;
+  const void* x;
+  const void* arg;
+  const void* dout;
+  void* out;  // [E], accumulation dtype
+  int64_t width;
+};
+
+// Each kernel fills rows [begin, end) of its output and nothing else.
+struct Kernels {
+  const char* isa;
+  void (*spmm)(const SpmmArgs&, int64_t begin, int64_t end);
+  void (*spmm_extremum)(const SpmmArgs&, int64_t begin, int64_t end);
+  void (*sddmm)(const SddmmArgs&, int64_t begin, int64_t end);
+  void (*spmm_extremum_dx)(const ExtremumDxArgs&, void* scratch, int64_t begin, int64_t end);
+  void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
+};
+
+// Null where the compiler or the architecture has no such instructions.
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx2();
+const Kernels* kernels_baseline();
+
+// The best the processor has; ABKD_ISA=avx2 or baseline asks for less (tests, bug reports).
+const Kernels& kernels();
+const char* cpu_isa();
+
+}  // namespace abkd

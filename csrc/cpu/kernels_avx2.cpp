@@ -1,0 +1,13 @@
+#include "dispatch.h"
+#include "simd_begin.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+ABKD_TARGET_BEGIN("avx2,fma")
+#define ABKD_ISA avx2
+#define ABKD_VECTOR_BYTES 32
+#include "spmm_kernel.h"
+ABKD_TARGET_END
+const abkd::Kernels* abkd::kernels_avx2() { return &abkd::avx2::table; }
+#else
+const abkd::Kernels* abkd::kernels_avx2() { return nullptr; }
+#endif

@@ -1,0 +1,13 @@
+#include "dispatch.h"
+#include "simd_begin.h"
+
+#if defined(__x86_64__) && defined(__GNUC__)
+ABKD_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+#define ABKD_ISA avx512
+#define ABKD_VECTOR_BYTES 64
+#include "spmm_kernel.h"
+ABKD_TARGET_END
+const abkd::Kernels* abkd::kernels_avx512() { return &abkd::avx512::table; }
+#else
+const abkd::Kernels* abkd::kernels_avx512() { return nullptr; }
+#endif

@@ -1,0 +1,8 @@
+// The instructions every processor of the architecture has: SSE2 on x86, NEON on ARM.
+#include "dispatch.h"
+#include "simd_begin.h"
+
+#define ABKD_ISA baseline
+#define ABKD_VECTOR_BYTES 16
+#include "spmm_kernel.h"
+const abkd::Kernels* abkd::kernels_baseline() { return &abkd::baseline::table; }

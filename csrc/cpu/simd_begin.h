@@ -1,0 +1,23 @@
+// Compiling one source for several instruction sets.
+//
+// A kernel file is included once per instruction set, inside ABKD_TARGET_BEGIN/END and its own
+// namespace. Standard headers come before, and kernels use no std:: templates: an inline function
+// of the library compiled with AVX-512 could otherwise be the copy the linker keeps for everyone.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if !defined(__GNUC__)
+#error "abkd_fast kernels use vector extensions: build with GCC >= 9 or Clang >= 12"
+#endif
+
+#define ABKD_PRAGMA(text) _Pragma(#text)
+#if defined(__clang__)
+#define ABKD_TARGET_BEGIN(isa) \
+  ABKD_PRAGMA(clang attribute push(__attribute__((target(isa))), apply_to = function))
+#define ABKD_TARGET_END ABKD_PRAGMA(clang attribute pop)
+#else
+#define ABKD_TARGET_BEGIN(isa) ABKD_PRAGMA(GCC push_options) ABKD_PRAGMA(GCC target(isa))
+#define ABKD_TARGET_END ABKD_PRAGMA(GCC pop_options)
+#endif

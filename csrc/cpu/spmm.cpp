@@ -1,0 +1,152 @@
+// Host side of spmm, sddmm and the extremum ops on the CPU: checks, outputs, threads.
+
+#include <limits>
+#include <tuple>
+#include <vector>
+
+#include "../check.h"
+#include "parallel.h"
+
+namespace abkd {
+namespace {
+
+Tensor empty(std::vector<int64_t> sizes, ScalarType dtype) {
+  return torch::stable::empty(sizes, dtype);
+}
+
+// The weights as a contiguous [E] tensor in the accumulation dtype.
+std::optional<Tensor> check_value(const std::optional<Tensor>& value, const CsrTensors& csr,
+                                  ScalarType dtype) {
+  if (!value.has_value()) {
+    return std::nullopt;
+  }
+  STD_TORCH_CHECK(value->dim() == 1 && value->numel() == csr.edges(), "value must be [E]");
+  STD_TORCH_CHECK(value->scalar_type() == accumulation_dtype(dtype),
+                  "value must be float32, or float64 where x is");
+  return torch::stable::contiguous(*value);
+}
+
+const void* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor.has_value() ? tensor->data_ptr() : nullptr;
+}
+
+Tensor check_features(const char* name, const Tensor& tensor, int64_t rows, ScalarType dtype) {
+  check_matrix(name, tensor, dtype);
+  check_size(name, tensor, 0, rows);
+  return torch::stable::contiguous(tensor);
+}
+
+Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x, bool mean) {
+  const CsrTensors csr(rowptr, col);
+  const ScalarType dtype = x.scalar_type();
+  const Dtype type = feature_dtype("x", x);
+  const Tensor features = check_features("x", x, x.size(0), dtype);
+  const std::optional<Tensor> weights = check_value(value, csr, dtype);
+  const int64_t width = x.size(1);
+  Tensor out = empty({csr.rows(), width}, dtype);
+  const SpmmArgs args = {csr.view(),     type,    data_or_null(weights), features.data_ptr(),
+                         out.data_ptr(), nullptr, width,                 mean, false};
+  parallel_rows(csr, width, [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); });
+  return out;
+}
+
+std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col,
+                                             std::optional<Tensor> value, Tensor x,
+                                             bool maximum) {
+  const CsrTensors csr(rowptr, col);
+  const ScalarType dtype = x.scalar_type();
+  const Dtype type = feature_dtype("x", x);
+  const Tensor features = check_features("x", x, x.size(0), dtype);
+  const std::optional<Tensor> weights = check_value(value, csr, dtype);
+  const int64_t width = x.size(1);
+  // A float kernel counts the edges of a row in 32-bit lanes.
+  for (int64_t i = 0; csr.edges() > std::numeric_limits<int32_t>::max() && i < csr.rows(); ++i) {
+    STD_TORCH_CHECK(csr.pointer(i + 1) - csr.pointer(i) <= std::numeric_limits<int32_t>::max(),
+                    "row ", i, " has 2^31 edges or more");
+  }
+  Tensor out = empty({csr.rows(), width}, dtype);
+  Tensor arg = empty({csr.rows(), width}, rowptr.scalar_type());
+  const SpmmArgs args = {csr.view(),     type,           data_or_null(weights),
+                         features.data_ptr(), out.data_ptr(), arg.data_ptr(),
+                         width,          false,          maximum};
+  parallel_rows(csr, width,
+                [&](int64_t begin, int64_t end) { kernels().spmm_extremum(args, begin, end); });
+  return {out, arg};
+}
+
+Tensor sddmm_cpu(Tensor rowptr, Tensor col, Tensor a, Tensor b) {
+  const CsrTensors csr(rowptr, col);
+  const ScalarType dtype = a.scalar_type();
+  const Dtype type = feature_dtype("a", a);
+  const Tensor left = check_features("a", a, csr.rows(), dtype);
+  const Tensor right = check_features("b", b, b.size(0), dtype);
+  check_size("b", b, 1, a.size(1));
+  Tensor out = empty({csr.edges()}, accumulation_dtype(dtype));
+  if (a.size(1) == 0) {
+    return torch::stable::fill_(out, 0.0);
+  }
+  const SddmmArgs args = {csr.view(),       type,           left.data_ptr(),
+                          right.data_ptr(), out.data_ptr(), a.size(1)};
+  parallel_rows(csr, a.size(1),
+                [&](int64_t begin, int64_t end) { kernels().sddmm(args, begin, end); });
+  return out;
+}
+
+Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm,
+                            std::optional<Tensor> value, Tensor arg, Tensor dout) {
+  const CsrTensors csr(rowptr_t, col_t);
+  const ScalarType dtype = dout.scalar_type();
+  const Dtype type = feature_dtype("dout", dout);
+  STD_TORCH_CHECK(perm.scalar_type() == ScalarType::Long && perm.numel() == csr.edges(),
+                  "perm must be int64 [E]");
+  const Tensor order = torch::stable::contiguous(perm);
+  const Tensor winners = check_features("arg", arg, dout.size(0), rowptr_t.scalar_type());
+  const Tensor gradient = check_features("dout", dout, dout.size(0), dtype);
+  check_size("arg", arg, 1, dout.size(1));
+  const std::optional<Tensor> weights = check_value(value, csr, dtype);
+  const int64_t width = dout.size(1);
+  Tensor out = empty({csr.rows(), width}, dtype);
+  const ExtremumDxArgs args = {csr.view(),
+                               type,
+                               static_cast<const int64_t*>(order.data_ptr()),
+                               data_or_null(weights),
+                               winners.data_ptr(),
+                               gradient.data_ptr(),
+                               out.data_ptr(),
+                               width};
+  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
+    std::vector<double> scratch(width);  // holds a row of floats or doubles
+    kernels().spmm_extremum_dx(args, scratch.data(), begin, end);
+  });
+  return out;
+}
+
+Tensor spmm_extremum_dvalue_cpu(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) {
+  const CsrTensors csr(rowptr, col);
+  const ScalarType dtype = x.scalar_type();
+  const Dtype type = feature_dtype("x", x);
+  const Tensor features = check_features("x", x, x.size(0), dtype);
+  const Tensor winners = check_features("arg", arg, csr.rows(), rowptr.scalar_type());
+  const Tensor gradient = check_features("dout", dout, csr.rows(), dtype);
+  const int64_t width = x.size(1);
+  check_size("arg", arg, 1, width);
+  check_size("dout", dout, 1, width);
+  Tensor out = empty({csr.edges()}, accumulation_dtype(dtype));
+  const ExtremumDvalueArgs args = {csr.view(),         type,           features.data_ptr(),
+                                   winners.data_ptr(), gradient.data_ptr(), out.data_ptr(), width};
+  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
+    kernels().spmm_extremum_dvalue(args, begin, end);
+  });
+  return out;
+}
+
+}  // namespace
+}  // namespace abkd
+
+STABLE_TORCH_LIBRARY_IMPL(abkd_fast, CPU, m) {
+  m.impl("spmm", TORCH_BOX(&abkd::spmm_cpu));
+  m.impl("sddmm", TORCH_BOX(&abkd::sddmm_cpu));
+  m.impl("spmm_extremum", TORCH_BOX(&abkd::spmm_extremum_cpu));
+  m.impl("spmm_extremum_dx", TORCH_BOX(&abkd::spmm_extremum_dx_cpu));
+  m.impl("spmm_extremum_dvalue", TORCH_BOX(&abkd::spmm_extremum_dvalue_cpu));
+}

@@ -1,0 +1,30 @@
+// Operator schemas, and the empty Python module whose import registers them.
+//
+// Kernels register themselves in csrc/cpu. Shape rules and autograd live in Python, beside the
+// public functions. abkd_fast/_backend.py holds the same schemas for installs without this file.
+
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/dispatch.h"
+
+STABLE_TORCH_LIBRARY(abkd_fast, m) {
+  m.def("spmm(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool mean) -> Tensor");
+  m.def("sddmm(Tensor rowptr, Tensor col, Tensor a, Tensor b) -> Tensor");
+  m.def(
+      "spmm_extremum(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum)"
+      " -> (Tensor out, Tensor arg)");
+  m.def(
+      "spmm_extremum_dx(Tensor rowptr_t, Tensor col_t, Tensor perm, Tensor? value, Tensor arg,"
+      " Tensor dout) -> Tensor");
+  m.def("spmm_extremum_dvalue(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> Tensor");
+}
+
+extern "C" PyObject* PyInit__C(void) {
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
+  PyObject* module = PyModule_Create(&definition);
+  if (module != nullptr) {
+    PyModule_AddStringConstant(module, "isa", abkd::cpu_isa());
+  }
+  return module;
+}

@@ -1,0 +1,227 @@
+"""The command as a user meets it: in its own process, with its own exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+SMALL = ["--train.epochs", "20", "--teacher-train.epochs", "10", "--teacher", "gcnii-3x8"]
+
+
+def run(*args, cwd):
+    command = [str(Path(sys.executable).parent / "abkd-fast"), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, check=False)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli")
+    result = run("distill", *SMALL, "--seeds", 2, "--out", "out", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def test_distill_writes_everything(done):
+    folder, result = done
+    assert "gcnii-3x8" in result.stdout and "gcnii-4x4" in result.stdout
+    out = folder / "out"
+    assert {p.name for p in out.iterdir()} == {
+        *("seed0", "seed1", "metrics.json", "report"),
+        *("attention.png", "dissimilarity.png", "curves.png"),
+    }
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["student"]["test"]["n"] == 2
+    assert metrics["student"]["parameters"] < metrics["teacher"]["parameters"]
+    assert metrics["compression_ratio"] == pytest.approx(
+        metrics["teacher"]["parameters"] / metrics["student"]["parameters"]
+    )
+    assert metrics["command"].startswith("abkd-fast distill --train.epochs 20")
+    assert metrics["config"]["train"]["epochs"] == 20
+    assert metrics["step_ms"]["p50"] > 0 and metrics["peak_bytes"] > 0
+    html = (out / "report" / "index.html").read_text()
+    assert "gcnii-4x4" in html and "data:image/png;base64" in html
+
+
+def test_students_can_be_loaded_again(done):
+    from abkd_fast import data, load_model
+
+    folder, _ = done
+    digits = data.load("digits")
+    student, about = load_model(folder / "out" / "seed1" / "student.safetensors")
+    metrics = json.loads((folder / "out" / "metrics.json").read_text())
+    right = student(digits.x, digits.graph).argmax(1) == digits.y
+    accuracy = 100 * right[digits.test_mask].double().mean().item()
+    assert accuracy == pytest.approx(metrics["student"]["test"]["values"][1], abs=1e-9)
+    assert about.dataset == "digits"
+
+
+def test_same_command_again_repeats_nothing(done):
+    folder, _ = done
+    before = json.loads((folder / "out" / "metrics.json").read_text())
+    result = run("distill", *SMALL, "--seeds", 2, "--out", "out", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    after = json.loads((folder / "out" / "metrics.json").read_text())
+    assert after["student"] == before["student"] and after["step_ms"] == before["step_ms"]
+
+
+def test_teacher_folder_of_train_teacher(tmp_path):
+    trained = run(
+        *("train-teacher", "--model", "gcn-3x16", "--train.epochs", 15, "--out", "teacher"),
+        cwd=tmp_path,
+    )
+    assert trained.returncode == 0, trained.stderr
+    metrics = json.loads((tmp_path / "teacher" / "metrics.json").read_text())
+    assert metrics["teacher"] is None and metrics["student"]["model"] == "gcn-3x16"
+    result = run(
+        *("distill", "--teacher", "teacher", "--train.epochs", 10, "--objective", "kd"),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "runs" / "distill" / "metrics.json").read_text())
+    assert metrics["teacher"]["model"] == "gcn-3x16"
+    assert not (tmp_path / "runs" / "distill" / "attention.png").exists()
+
+
+def test_own_data_and_own_teacher(tmp_path):
+    rng = np.random.default_rng(0)
+    y = np.arange(90) % 3
+    np.savez(
+        tmp_path / "mine.npz",
+        edge_index=rng.integers(0, 90, (2, 300)),
+        x=(rng.normal(size=(90, 5)) + np.eye(3, 5)[y]).astype(np.float32),
+        y=y,
+        train_mask=np.arange(90) < 30,
+        val_mask=(np.arange(90) >= 30) & (np.arange(90) < 60),
+        test_mask=np.arange(90) >= 60,
+    )
+    (tmp_path / "mymodels.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.first, self.last = nn.Linear(5, 8), nn.Linear(8, 3)\n"
+        "    def forward(self, x):\n"
+        "        return self.last(self.first(x).relu())\n"
+        "def teacher(data):\n"
+        "    return Net()\n"
+    )
+    result = run(
+        *("distill", "--data", "mine.npz", "--teacher", "mymodels:teacher"),
+        *("--teacher-layers", "first", "--student", "gcn-2x4", "--train.epochs", 5),
+        cwd=tmp_path,
+    )
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads((tmp_path / "runs" / "distill" / "metrics.json").read_text())
+    assert metrics["dataset"]["num_nodes"] == 90
+    assert metrics["teacher"]["model"] == "mymodels:teacher"
+
+
+def test_datasets_and_doctor(tmp_path):
+    result = run("datasets", cwd=tmp_path)
+    assert result.returncode == 0 and "cora" in result.stdout and "digits" in result.stdout
+    result = run("doctor", cwd=tmp_path)
+    assert result.returncode == 0
+    for op in ("spmm", "layer_pair", "torch"):
+        assert op in result.stdout
+
+
+@pytest.mark.parametrize("command", ["distill", "train-teacher", "datasets", "doctor"])
+def test_help(command, tmp_path):
+    result = run(command, "--help", cwd=tmp_path)
+    assert result.returncode == 0
+    if command == "distill":
+        for word in (
+            "--dataset",
+            "--teacher",
+            "--student",
+            "--objective",
+            "--seeds",
+            "--abkd.beta",
+        ):
+            assert word in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ([], 2, "usage: abkd-fast COMMAND"),
+        (["destill"], 2, "unknown command 'destill'"),
+        (["distill", "--dataset", "corra"], 1, "cora"),
+        (["distill", "--preset", "paper-reddit"], 1, "preset must be one of paper-cora"),
+        (["distill", "--objective", "magic"], 1, "objective must be one of none, kd, abkd"),
+        (["distill", "--student", "gat-2x2"], 1, "model must be FAMILY-LAYERSxWIDTH"),
+        (["distill", "--teacher", "absent.safetensors"], 1, "no model file at absent.safetensors"),
+        (["distill", "--teacher", "nomodule:f"], 1, "must be importable as module:function"),
+        (["distill", "--data", "absent.npz"], 1, "absent.npz"),
+        (["distill", "--seeds", "0"], 1, "seeds must be >= 1, got 0"),
+        (["distill", "--train.lr", "fast"], 2, "lr"),
+        (["distill", "--no-such-flag"], 2, "no-such-flag"),
+        (["train-teacher", "--train.monitor", "test_acc"], 1, "monitor must be one of"),
+    ],
+)
+def test_errors_are_one_readable_message(args, code, message, tmp_path):
+    result = run(*args, cwd=tmp_path)
+    output = result.stdout + result.stderr
+    assert result.returncode == code, output
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_teacher_of_other_data_is_refused(done, tmp_path):
+    folder, _ = done
+    teacher = folder / "runs" / "teachers" / "digits-gcnii-3x8"
+    result = run("distill", "--dataset", "synthetic-dcsbm", "--teacher", teacher, cwd=tmp_path)
+    assert result.returncode == 1 and "must be a teacher of 'synthetic-dcsbm'" in result.stderr
+
+
+def test_out_folder_of_another_run_is_refused(done):
+    folder, _ = done
+    result = run("distill", *SMALL, "--train.lr", "0.5", "--out", "out", cwd=folder)
+    assert result.returncode == 1 and "differs in config" in result.stderr
+
+
+def test_malicious_files_do_not_run(tmp_path):
+    import pickle
+    import zipfile
+
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "owned",))
+
+    (tmp_path / "cora").mkdir()
+    for part in ("x", "tx", "allx", "y", "ty", "ally", "graph"):
+        (tmp_path / "cora" / f"ind.cora.{part}").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "cora" / "ind.cora.test.index").write_text("0\n")
+    result = run("distill", "--dataset", "cora", "--root", ".", cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert "ind.cora." in result.stderr and "Traceback" not in result.stderr
+    payload = np.lib.format.magic(1, 0) + b"v\x00"
+    header = b"{'descr': '|O', 'fortran_order': False, 'shape': (), }".ljust(117) + b"\n"
+    with zipfile.ZipFile(tmp_path / "evil.npz", "w") as archive:
+        archive.writestr("adj_matrix.npy", payload + header + pickle.dumps(Evil()))
+    result = run("distill", "--data", "evil.npz", cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert "evil.npz" in result.stderr and "Traceback" not in result.stderr
+    assert not (tmp_path / "owned").exists()
+
+
+def test_interrupt_says_how_to_go_on(tmp_path):
+    import signal
+    import time
+
+    command = [str(Path(sys.executable).parent / "abkd-fast"), "distill", "--train.epochs", "99999"]
+    command += ["--teacher", "gcnii-3x8", "--teacher-train.epochs", "5", "--out", "out"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    log = tmp_path / "out" / "seed0" / "log.jsonl"
+    deadline = time.monotonic() + 60
+    while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on from the last checkpoint" in stderr and "Traceback" not in stderr

@@ -1,0 +1,345 @@
+"""The loop: learning, early stopping, resuming, failing well."""
+
+import json
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import small_data
+
+from abkd_fast import (
+    ABKD,
+    KD,
+    Callback,
+    Distiller,
+    TeacherCache,
+    TrainConfig,
+    TrainingError,
+    load_model,
+)
+from abkd_fast._storage import load_tensors
+from abkd_fast.nn import GCNII
+
+QUICK = TrainConfig(epochs=30, patience=None, checkpoint_every=10)
+
+
+def make(out=None, config=QUICK, objective=True, seed=0, callbacks=(), data=None):
+    data = data or small_data()
+    torch.manual_seed(seed)
+    teacher = GCNII(8, 6, 4, 3)
+    student = GCNII(8, 4, 2, 3, dropout=0.2, init="xavier")
+    loss = KD() + ABKD(attention_dim=8) if objective else None
+    given = TeacherCache.build(teacher, data) if objective else None
+    return Distiller(
+        given, student, data, loss, seed=seed, config=config, out=out, callbacks=callbacks
+    )
+
+
+def timeless(history):
+    return [{k: v for k, v in record.items() if k != "step_ms"} for record in history]
+
+
+def same_result(a, b):
+    assert timeless(a.history) == timeless(b.history)
+    for name, value in a.student.state_dict().items():
+        assert torch.equal(value, b.student.state_dict()[name]), name
+    assert torch.equal(a.attention, b.attention)
+    assert torch.equal(a.attention_history, b.attention_history)
+    assert a.attention_epochs == b.attention_epochs
+
+
+def test_students_learn_from_labels():
+    result = make(objective=False, config=replace(QUICK, epochs=100, lr=0.03)).fit()
+    assert result.metrics["student"]["train"] > 80
+    assert not result.student.training
+
+
+def test_students_learn_from_a_teacher():
+    data, config = small_data(), replace(QUICK, epochs=100, lr=0.03)
+    torch.manual_seed(0)
+    teacher = GCNII(8, 16, 4, 3, dropout=0.1)
+    Distiller(None, teacher, data, config=config, callbacks=()).fit()
+    student = GCNII(8, 4, 2, 3, dropout=0.0, init="xavier")
+    loss = KD(alpha=1.0) + ABKD(attention_dim=8, normalize="standardize", freeze_teacher_map=True)
+    result = Distiller(teacher, student, data, loss, config=config, callbacks=()).fit()
+    first, last = result.history[0], result.history[-1]
+    assert last["kd"] < 0.2 * first["kd"] and last["abkd"] < 0.9 * first["abkd"]
+    assert result.metrics["student"]["test"] > 60
+
+
+def test_result_carries_the_map_and_the_figures():
+    result = make().fit()
+    assert result.attention.shape == result.dissimilarity.shape == (4, 2)
+    assert result.attention_history.shape == (len(result.attention_epochs), 4, 2)
+    torch.testing.assert_close(result.attention.sum(1), torch.ones(4))
+    metrics = result.metrics
+    assert metrics["compression_ratio"] == pytest.approx(
+        metrics["teacher"]["parameters"] / metrics["student"]["parameters"]
+    )
+    assert set(result.history[0]) == {
+        *("epoch", "loss", "ce", "kd", "abkd", "lr", "step_ms"),
+        *("val_loss", "train_acc", "val_acc"),
+    }
+
+
+def test_best_epoch_is_the_best_on_validation():
+    for monitor, key in (("val_loss", 1), ("val_acc", -1)):
+        result = make(config=replace(QUICK, monitor=monitor)).fit()
+        values = [key * record[monitor] for record in result.history]
+        assert values[result.metrics["best_epoch"]] == min(values)
+
+
+def test_early_stopping_counts_epochs_without_a_better_value():
+    result = make(config=replace(QUICK, epochs=500, patience=5, lr=0.05)).fit()
+    assert result.metrics["epochs"] == result.metrics["best_epoch"] + 6 < 500
+
+
+def test_same_seed_same_result_other_seed_other_result():
+    same_result(make().fit(), make().fit())
+    assert timeless(make(seed=1).fit().history) != timeless(make().fit().history)
+
+
+def test_callers_random_state_is_left_alone():
+    distiller = make()
+    state = torch.get_rng_state()
+    distiller.fit()
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_callbacks_see_every_epoch():
+    seen = []
+
+    class Watch(Callback):
+        def on_start(self, distiller, first_epoch):
+            seen.append(("start", first_epoch))
+
+        def on_epoch(self, distiller, record):
+            seen.append(record["epoch"])
+
+        def on_end(self, distiller, result):
+            seen.append(result.metrics["epochs"])
+
+    make(callbacks=[Watch()]).fit()
+    assert seen == [("start", 0), *range(30), 30]
+
+
+def test_log_is_one_record_an_epoch(tmp_path):
+    result = make(tmp_path).fit()
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == result.history
+    assert result.checkpoint == tmp_path / "checkpoint.safetensors"
+
+
+class Stop(Callback):
+    def __init__(self, at):
+        self.at = at
+
+    def on_epoch(self, distiller, record):
+        if record["epoch"] == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("schedule", ["constant", "onecycle"])
+@pytest.mark.parametrize("at", [3, 9, 17])
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path, schedule, at):
+    config = replace(QUICK, schedule=schedule)
+    whole = make(config=config).fit()
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, config, callbacks=[Stop(at)]).fit()
+    resumed = make(tmp_path, config).fit()
+    same_result(resumed, whole)
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert timeless(json.loads(line) for line in lines) == timeless(whole.history)
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    first = make(tmp_path).fit()
+    seen = []
+
+    class Count(Callback):
+        def on_epoch(self, distiller, record):
+            seen.append(record)
+
+    same_result(make(tmp_path, callbacks=[Count()]).fit(), first)
+    assert seen == []
+
+
+def test_checkpoint_of_another_run_is_refused(tmp_path):
+    make(tmp_path).fit()
+    with pytest.raises(ValueError, match="it differs in config"):
+        make(tmp_path, replace(QUICK, lr=0.5)).fit()
+    with pytest.raises(ValueError, match="it differs in data"):
+        make(tmp_path, data=small_data(seed=5)).fit()
+    with pytest.raises(ValueError, match="differs in teacher: .* objective"):
+        make(tmp_path, objective=False).fit()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
+def test_truncated_checkpoint_is_refused_and_kept(tmp_path, share):
+    make(tmp_path).fit()
+    path = tmp_path / "checkpoint.safetensors"
+    content = path.read_bytes()[: int(share * path.stat().st_size)]
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors must be a complete"):
+        make(tmp_path).fit()
+    assert path.read_bytes() == content
+
+
+def test_nan_loss_names_epoch_layer_and_checkpoint(tmp_path):
+    class Poison(Callback):
+        def on_epoch(self, distiller, record):
+            if record["epoch"] == 14:
+                with torch.no_grad():
+                    distiller.student.convs[1].weight1.fill_(torch.nan)
+
+    with pytest.raises(TrainingError) as info:
+        make(tmp_path, callbacks=[Poison()]).fit()
+    message = str(info.value)
+    assert "not finite at epoch 15 (seed 0)" in message
+    assert "output of acts.1" in message
+    assert f"{tmp_path / 'checkpoint.safetensors'} (epoch 10)" in message
+    assert (
+        load_tensors(tmp_path / "checkpoint.safetensors", "checkpoint")[1]["progress"]["epoch"]
+        == 10
+    )
+
+
+def test_full_disk_leaves_the_last_checkpoint(tmp_path):
+    """A real write limit: the process may not write files beyond a size, as on a full disk."""
+    path = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path, callbacks=[Stop(12)]).fit()
+    good = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))
+    try:
+        with pytest.raises(OSError, match="could not write .*checkpoint.*unharmed"):
+            make(tmp_path).fit()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert path.read_bytes() == good
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+    same_result(make(tmp_path).fit(), make().fit())
+
+
+def test_rejects_what_does_not_fit():
+    data = small_data()
+    student = GCNII(8, 4, 2, 3)
+    with pytest.raises(ValueError, match="objective needs a teacher, got teacher=None"):
+        Distiller(None, student, data, KD())
+    other = TeacherCache.from_states([torch.zeros(59, 4)], torch.zeros(59, 3))
+    with pytest.raises(ValueError, match="got 59 teacher rows and 60 nodes in 'small'"):
+        Distiller(other, student, data, KD())
+    narrow = TeacherCache.from_states([torch.zeros(60, 4)], torch.zeros(60, 2))
+    with pytest.raises(ValueError, match="must score the 3 classes of 'small', got 2"):
+        Distiller(narrow, student, data, KD())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"epochs": 0}, "epochs must be >= 1, got 0"),
+        ({"lr": -1.0}, "lr must be > 0, got -1.0"),
+        ({"monitor": "test_acc"}, "monitor must be one of val_loss, val_acc"),
+        ({"schedule": "step"}, "schedule must be one of constant, onecycle"),
+    ],
+)
+def test_config_rejects(settings, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**settings)
+
+
+def test_foreign_modules_are_distilled_too():
+    class PlainGCN(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.first, self.last = torch.nn.Linear(8, width), torch.nn.Linear(width, 3)
+
+        def forward(self, x, edge_index):
+            mixed = x.index_add(0, edge_index[1], x[edge_index[0]])
+            return self.last(self.first(mixed).relu())
+
+    result = Distiller(
+        PlainGCN(16),
+        PlainGCN(3),
+        small_data(sparse=True),
+        ABKD(attention_dim=8),
+        config=QUICK,
+        teacher_layers="first",
+        student_layers="first",
+        callbacks=(),
+    ).fit()
+    assert result.attention.shape == (1, 1)
+    assert result.history[-1]["loss"] < result.history[0]["loss"]
+
+
+def test_scores_alone_need_no_hidden_layers():
+    teacher = torch.nn.Linear(8, 3)
+    result = Distiller(
+        teacher,
+        torch.nn.Linear(8, 3),
+        small_data(),
+        KD(),
+        config=QUICK,
+        forward=lambda model, data: model(data.x),
+        callbacks=(),
+    ).fit()
+    assert result.attention is None and result.metrics["compression_ratio"] == 1.0
+
+
+RUN = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_trainer import make, QUICK
+from dataclasses import replace
+make({out!r}, replace(QUICK, epochs=400, checkpoint_every=7)).fit()
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_random_points_and_resumed_equals_uninterrupted(tmp_path):
+    config = replace(QUICK, epochs=400, checkpoint_every=7)
+    script = RUN.format(tests=str(Path(__file__).parent), out=str(tmp_path))
+    rng = random.Random(0)
+    kills = 0
+    for _ in range(60):
+        process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.PIPE)
+        log = tmp_path / "log.jsonl"
+        before = log.stat().st_size if log.exists() else 0
+        while process.poll() is None and (not log.exists() or log.stat().st_size == before):
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0.0, 0.6))
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+            process.communicate()
+            continue
+        assert process.returncode == 0, process.communicate()[1].decode()
+        break
+    else:
+        pytest.fail("the run never finished")
+    assert kills >= 3
+    same_result(make(tmp_path, config).fit(), make(config=config).fit())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["checkpoint.safetensors", "log.jsonl"]
+
+
+def test_model_file_round_trip(tmp_path):
+    from abkd_fast import save_model
+    from abkd_fast.model_file import ModelFile
+
+    data = small_data()
+    about = ModelFile("gcnii-2x4", 8, 3, {"dropout": 0.1, "init": "xavier"}, "small", "f" * 64)
+    model = about.build().eval()
+    save_model(tmp_path / "m.safetensors", model, about)
+    loaded, found = load_model(tmp_path / "m.safetensors")
+    assert found == about
+    assert torch.equal(loaded(data.x, data.graph), model(data.x, data.graph))
