@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,21 @@ def lexsort(major: Tensor, minor: Tensor) -> Tensor:
     return by_minor[torch.argsort(major[by_minor], stable=True)]
 
 
+def check_count(name: str, value: object) -> int:
+    """Return ``value`` as an int, or raise ValueError unless it is a whole number >= 0."""
+    try:
+        count = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{name} must be an integer, got {value!r}") from None
+    if count < 0:
+        raise ValueError(f"{name} must be >= 0, got {count}")
+    return count
+
+
 def check_pointers(rowptr: Tensor, num_edges: int) -> None:
+    """Raise ValueError unless ``rowptr`` starts at 0, never decreases and ends at num_edges."""
+    if rowptr.is_meta:
+        raise ValueError("rowptr must be on a device that holds data, got meta")
     first, last = int(rowptr[0]), int(rowptr[-1])
     if first != 0:
         raise ValueError(f"rowptr must start at 0, got rowptr[0]={first}")

@@ -9,8 +9,23 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from abkd_fast._checks import FLOATS, INDICES, check_finite, check_tensor
-from abkd_fast._csr import Structure, check_pointers, check_range, index_dtype, lexsort, pointers
+from abkd_fast._checks import (
+    FLOATS,
+    INDICES,
+    accumulation_dtype,
+    check_finite,
+    check_tensor,
+    names,
+)
+from abkd_fast._csr import (
+    Structure,
+    check_count,
+    check_pointers,
+    check_range,
+    index_dtype,
+    lexsort,
+    pointers,
+)
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -69,9 +84,7 @@ class CSRGraph:
         if rowptr.numel() == 0:
             raise ValueError("rowptr must hold num_dst + 1 entries, got 0; an empty graph has [0]")
         num_dst, num_edges = rowptr.numel() - 1, col.numel()
-        num_src = num_dst if num_src is None else num_src
-        if num_src < 0:
-            raise ValueError(f"num_src must be >= 0, got {num_src}")
+        num_src = num_dst if num_src is None else check_count("num_src", num_src)
         check_pointers(rowptr, num_edges)
         check_range("col", col, num_src, "num_src")
         if value is not None:
@@ -105,7 +118,8 @@ class CSRGraph:
                 f"edge_index must be [2, E], got {list(edge_index.shape)}; "
                 "pass edge_index.t() if each row is one edge"
             )
-        num_src, num_dst = (num_nodes, num_nodes) if isinstance(num_nodes, int) else num_nodes
+        sizes = num_nodes if isinstance(num_nodes, tuple) else (num_nodes, num_nodes)
+        num_src, num_dst = (check_count("num_nodes", size) for size in sizes)
         source, target = edge_index[0].long(), edge_index[1].long()
         check_range("edge_index[0]", source, num_src, "num_nodes")
         check_range("edge_index[1]", target, num_dst, "num_nodes")
@@ -123,9 +137,11 @@ class CSRGraph:
     @classmethod
     def from_scipy(cls, matrix: scipy.sparse.sparray | scipy.sparse.spmatrix) -> CSRGraph:
         """Build from a scipy sparse matrix [num_dst, num_src]; boolean matrices are unweighted."""
+        if not hasattr(matrix, "tocsr"):
+            raise ValueError(f"matrix must be a scipy sparse matrix, got {type(matrix).__name__}")
         csr: Any = matrix.tocsr()
         value = None if csr.dtype == bool else torch.as_tensor(csr.data.copy())
-        if value is not None and not value.is_floating_point():
+        if value is not None and not (value.is_floating_point() or value.is_complex()):
             value = value.to(torch.float32)
         return cls.from_csr(
             torch.as_tensor(csr.indptr.copy()),
@@ -217,14 +233,13 @@ class CSRGraph:
     # -- derived graphs -------------------------------------------------------------------
 
     def t(self) -> CSRGraph:
-        """The transpose, computed once; ``g.t().t() is g``."""
-        if "t" not in self._derived:
-            structure, perm = self._structure.transpose()
-            value = None if self.value is None else self.value[perm]
-            transposed = CSRGraph(structure, value)
-            transposed._derived["t"] = self
-            self._derived["t"] = transposed
-        return self._derived["t"]
+        """The transpose; ``g.t().t() is g``. Computed once, unless weights require grad."""
+        if "t" in self._derived:
+            return self._derived["t"]
+        structure, perm = self._structure.transpose()
+        transposed = CSRGraph(structure, None if self.value is None else self.value[perm])
+        transposed._derived["t"] = self
+        return self._keep("t", transposed)
 
     def with_value(self, value: Tensor | None) -> CSRGraph:
         """The same edges with other weights [E]; shares indices and the cached transpose."""
@@ -255,33 +270,37 @@ class CSRGraph:
         return CSRGraph.from_edge_index(edge_index, self.num_dst, value)
 
     def gcn_norm(self) -> CSRGraph:
-        """Symmetric normalisation D^-1/2 (A + I) D^-1/2, as in PyG; computed once.
+        """Symmetric normalisation D^-1/2 (A + I) D^-1/2, as in PyG; computed once as t().
 
         D is the diagonal of (weighted) row sums of A + I; self-loops as in
         :meth:`add_self_loops`. Rows of degree 0 or less give 0. (Kipf & Welling 2017, eq. 2)
         """
-        if "gcn_norm" not in self._derived:
-            looped = self.add_self_loops()
-            degree = looped._row_sums()
-            scale = degree.pow(-0.5).masked_fill(degree <= 0, 0.0)
-            value = scale[looped.row()] * scale[looped.col.long()]
-            value = value if looped.value is None else value * looped.value
-            self._derived["gcn_norm"] = looped.with_value(value)
-        return self._derived["gcn_norm"]
+        if "gcn_norm" in self._derived:
+            return self._derived["gcn_norm"]
+        looped = self.add_self_loops()
+        degree = looped._row_sums()
+        scale = degree.pow(-0.5).masked_fill(degree <= 0, 0.0)
+        value = scale[looped.row()] * scale[looped.col.long()]
+        if looped.value is not None:
+            value = (value * looped.value).to(looped.value.dtype)
+        return self._keep("gcn_norm", looped.with_value(value))
 
     def row_norm(self) -> CSRGraph:
-        """Divide every row by its sum, D^-1 A; rows that sum to 0 stay 0. Computed once."""
-        if "row_norm" not in self._derived:
-            total = self._row_sums()
-            scale = total.reciprocal().masked_fill(total == 0, 0.0)[self.row()]
-            value = scale if self.value is None else scale * self.value
-            self._derived["row_norm"] = self.with_value(value)
-        return self._derived["row_norm"]
+        """Divide every row by its sum, D^-1 A; rows that sum to 0 become 0. Kept as t()."""
+        if "row_norm" in self._derived:
+            return self._derived["row_norm"]
+        total = self._row_sums()
+        value = total.reciprocal().masked_fill(total == 0, 0.0)[self.row()]
+        if self.value is not None:
+            value = (value * self.value).to(self.value.dtype)
+        return self._keep("row_norm", self.with_value(value))
 
     def to(
         self, device: torch.device | str | None = None, dtype: torch.dtype | None = None
     ) -> CSRGraph:
-        """Move to a device and cast the weights to ``dtype`` (indices keep theirs)."""
+        """Move to a device and cast the weights to a float ``dtype`` (indices keep theirs)."""
+        if dtype is not None and dtype not in FLOATS:
+            raise ValueError(f"dtype must be {names(FLOATS)}, got {names([dtype])}")
         same_device = device is None or torch.device(device) == self.device
         if same_device and (dtype is None or self.value is None or self.value.dtype == dtype):
             return self
@@ -304,10 +323,11 @@ class CSRGraph:
         )
 
     def to_scipy(self) -> scipy.sparse.csr_array:
-        """A scipy CSR array on the CPU; unweighted edges become 1."""
+        """A scipy CSR array on the CPU; unweighted edges become 1, 16-bit weights float32."""
         import scipy.sparse
 
-        parts = (self._values_or_ones().detach(), self.col, self.rowptr)
+        value = self._values_or_ones().detach()
+        parts = (value.to(accumulation_dtype(value)), self.col, self.rowptr)
         return scipy.sparse.csr_array(tuple(part.cpu().numpy() for part in parts), shape=self.shape)
 
     def to_dense(self) -> Tensor:
@@ -354,10 +374,18 @@ class CSRGraph:
             return self.value
         return torch.ones(self.num_edges, device=self.device)
 
+    def _keep(self, name: str, graph: CSRGraph) -> CSRGraph:
+        # Weights in training change in place; what was derived from them would be out of date.
+        if self.value is None or not self.value.requires_grad:
+            self._derived[name] = graph
+        return graph
+
     def _row_sums(self) -> Tensor:
+        """[num_dst] in the accumulation dtype: 16-bit sums would stop at a few thousand."""
         if self.value is None:
             return self.rowptr.diff().to(torch.get_default_dtype())
-        return self.value.new_zeros(self.num_dst).index_add_(0, self.row(), self.value)
+        value = self.value.to(accumulation_dtype(self.value))
+        return value.new_zeros(self.num_dst).index_add(0, self.row(), value)
 
     def _check_square(self, method: str) -> None:
         if self.num_dst != self.num_src:

@@ -62,8 +62,8 @@ def test_dcsbm_follows_its_parameters():
     assert stats.max > 5 * stats.mean
     assert stats.self_loops == 0
     assert 0.75 < homophily(data) < 0.83
-    assert 0.05 < homophily(dcsbm(4000, 5, homophily=0.1)) < 0.15
-    assert homophily(dcsbm(4000, 5, homophily=0.0)) == 0
+    assert 0.05 < homophily(dcsbm(1000, 5, homophily=0.1)) < 0.15
+    assert homophily(dcsbm(1000, 5, homophily=0.0)) == 0
     edges = set(map(tuple, data.edge_index.t().tolist()))
     assert {(j, i) for i, j in edges} == edges
 

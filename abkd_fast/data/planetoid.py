@@ -31,7 +31,7 @@ def read_planetoid(
 
     Train = the first len(y) nodes, validation = the next 500, test = the nodes in ``test.index``.
     The graph is symmetrised, repeated edges are merged and self-loops dropped. Nodes that are
-    missing from the test rows (15 in Citeseer) have no features, no edges and label -1.
+    missing from the test rows (15 in Citeseer) keep their edges, have no features and label -1.
 
     Args:
         name: of the data set; the files are ``ind.<name>.<part>``.

@@ -16,7 +16,7 @@ def read_table(path: Path) -> np.ndarray[Any, Any]:
     """The numbers of a text table, [rows, columns] float64.
 
     The ending decides the separator: ``.csv`` comma, ``.tsv`` tab, ``.txt`` blanks. A first line
-    that is not all numbers is a header; empty lines and what follows ``#`` are skipped.
+    without any number is a header; empty lines and what follows ``#`` are skipped.
 
     Raises:
         DataError: names file, line and the text that is not a number, or the wrong column count.
@@ -55,7 +55,7 @@ def _first_line(path: Path, delimiter: str | None) -> tuple[int, bool]:
             fields = _fields(line, delimiter)
             if not fields:
                 continue
-            if header == 0 and not all(map(_is_number, fields)):
+            if header == 0 and not any(map(_is_number, fields)):
                 header = number
                 continue
             return header, False

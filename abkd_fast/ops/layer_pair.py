@@ -72,27 +72,27 @@ def layer_pair(
     checks.check_nodes(teacher, shift, mask, weight)
     if moments is not None:
         checks.check_moments(moments, teacher, widths)
-    student_width = sum(state.size(1) for state in student_states)
-    use_moments = moments is not None and prefers_moment_form(
-        len(widths), sum(widths), len(student_states), student_width, teacher_maps[0].size(1)
+    teacher_map, student_map = torch.cat(list(teacher_maps)), torch.cat(list(student_maps))
+    use_moments = prefers_moment_form(
+        len(widths), len(student_states), sum(widths), teacher_map.size(1), student_map.size(0)
     )
     return _layer_pair(
-        teacher, widths, student_states, attention, torch.cat(list(teacher_maps)),
-        torch.cat(list(student_maps)), moments, shift, mask, weight, use_moments,
+        teacher, widths, student_states, attention, teacher_map, student_map, moments, shift,
+        mask, weight, use_moments,
     )  # fmt: skip
 
 
 def prefers_moment_form(
-    num_teacher: int, teacher_width: int, num_student: int, student_width: int, r: int
+    num_teacher: int, num_student: int, teacher_width: int, r: int, student_width: int
 ) -> bool:
     """Cost model, multiply-adds per node: is the moment form cheaper than the projection form?
 
     Args:
         num_teacher: T.
-        teacher_width: sum of all d_i.
         num_student: S.
-        student_width: sum of all d_j.
+        teacher_width: sum of all d_i.
         r: subspace width.
+        student_width: sum of all d_j.
     """
     moment = 2 * teacher_width * student_width
     projection = 2 * teacher_width * r + 3 * num_teacher * num_student * r
@@ -149,14 +149,13 @@ def _blocked(
         }
         checks.check_inputs_finite(student_states, small, teacher)
     loss = (attention.double() * d).mean()
-    none = attention.new_empty(0)
     return (
         loss.to(dtype),
         d.to(dtype),
         (d / d.numel()).to(dtype),
-        totals.dteacher_map.to(dtype) if want_teacher_map else none,
-        totals.dstudent_map.to(dtype) if want_student else none.clone(),
-        totals.dstates if want_student else none.clone(),
+        totals.dteacher_map.to(dtype) if want_teacher_map else attention.new_empty(0),
+        totals.dstudent_map.to(dtype) if want_student else attention.new_empty(0),
+        totals.dstates if want_student else attention.new_empty(0, student_map.size(0)),
     )
 
 
@@ -171,14 +170,13 @@ def _shapes(
     *args: Any,
 ) -> tuple[Tensor, ...]:
     want_teacher_map, want_student = args[-2:]
-    dstates = [teacher.size(0), student_map.size(0)] if want_student else [0]
     return (
         attention.new_empty(()),
         torch.empty_like(attention),
         torch.empty_like(attention),
         attention.new_empty(teacher_map.shape if want_teacher_map else [0]),
         attention.new_empty(student_map.shape if want_student else [0]),
-        attention.new_empty(dstates),
+        attention.new_empty(teacher.size(0) if want_student else 0, student_map.size(0)),
     )
 
 
@@ -222,27 +220,19 @@ def _layer_pair(
     weight: Tensor | None,
     use_moments: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Run the chosen form on packed maps; arguments are checked."""
+    """Run one form on packed maps; arguments are checked."""
+    mean, second, count = None, [], None
+    if moments is not None:
+        count = float(moments.count)
+        if use_moments:
+            mean, second = moments.mean, list(moments.second)
     grad = torch.is_grad_enabled()
+    student = (student_map, *student_states)
     want_teacher_map = grad and teacher_map.requires_grad
-    states_grad = any(state.requires_grad for state in student_states)
-    want_student = grad and (student_map.requires_grad or states_grad)
-    use = use_moments and moments is not None
-    constants = (
-        moments.mean if moments is not None and use else None,
-        list(moments.second) if moments is not None and use else [],
-        None if moments is None else float(moments.count),
-        shift, mask, weight, want_teacher_map, want_student,
-    )  # fmt: skip
-    if want_teacher_map or want_student or (grad and attention.requires_grad):
-        loss, dissimilarity = _LayerPair.apply(
-            teacher, widths, constants, attention, teacher_map, student_map, *student_states
-        )
-        return loss, dissimilarity
-    loss, dissimilarity, *_ = torch.ops.abkd_fast.layer_pair(
-        teacher, widths, list(student_states), attention, teacher_map, student_map, *constants
-    )
-    return loss, dissimilarity
+    want_student = grad and any(tensor.requires_grad for tensor in student)
+    constants = (mean, second, count, shift, mask, weight, want_teacher_map, want_student)
+    out = _LayerPair.apply(teacher, widths, constants, attention, teacher_map, *student)
+    return out[0], out[1]
 
 
 class _LayerPair(torch.autograd.Function):
@@ -274,17 +264,12 @@ class _LayerPair(torch.autograd.Function):
                 "layer_pair has no second derivative; differentiate without create_graph=True, "
                 "or use abkd_fast.reference.layer_pair"
             )
-        dattention, dteacher_map, dstudent_map, dstates = (
-            dout[0] * gradient for gradient in ctx.saved_tensors
-        )
-        need = ctx.needs_input_grad
-        states: Sequence[Tensor | None] = [None] * len(ctx.student_widths)
-        if any(need[6:]):
-            states = dstates.split(ctx.student_widths, dim=1)
-        gradients = (dattention, dteacher_map, dstudent_map, *states)
+        *gradients, dstates = ctx.saved_tensors
+        gradients += dstates.split(ctx.student_widths, dim=1)
+        wanted = zip(gradients, ctx.needs_input_grad[3:], strict=True)
         return (
             None,
             None,
             None,
-            *(g if n else None for g, n in zip(gradients, need[3:], strict=True)),
+            *(dout[0] * gradient if want else None for gradient, want in wanted),
         )

@@ -43,9 +43,6 @@ def op_spmm_extremum(
 ) -> tuple[Tensor, Tensor]:
     """The largest (or smallest) message of every row and its edge; NaN beats every number."""
     num_dst, num_edges, width = rowptr.numel() - 1, col.numel(), x.size(1)
-    if num_edges == 0:
-        empty = col.new_full((num_dst, width), -1)
-        return x.new_zeros(num_dst, width), empty
     messages = _messages(col, value, x)
     row = _row(rowptr, col)
     with torch.no_grad():
@@ -55,12 +52,12 @@ def op_spmm_extremum(
         )[row]
         won = (messages == best) | (messages.isnan() & best.isnan())
         edges = torch.arange(num_edges, device=col.device).unsqueeze(1)
-        first = torch.full((num_dst, width), num_edges, device=col.device).scatter_reduce(
+        arg = torch.full((num_dst, width), num_edges, device=col.device).scatter_reduce(
             0, index, torch.where(won, edges, num_edges), "amin"
         )
-        none = first == num_edges
-    out = messages.gather(0, first.masked_fill(none, 0)).masked_fill(none, 0)
-    return out.to(x.dtype), first.masked_fill(none, -1).to(col.dtype)
+    # Rows without edges read a message of zeros behind the last edge's.
+    out = torch.cat([messages, messages.new_zeros(1, width)]).gather(0, arg)
+    return out.to(x.dtype), arg.masked_fill(arg == num_edges, -1).to(col.dtype)
 
 
 def op_spmm_extremum_dx(
