@@ -17,7 +17,7 @@ from abkd_fast.graph import CSRGraph as CSRGraph
 from abkd_fast.graph import DegreeStats as DegreeStats
 from abkd_fast.model_file import load_model as load_model
 from abkd_fast.model_file import save_model as save_model
+from abkd_fast.result import DistillResult as DistillResult
+from abkd_fast.result import TrainingError as TrainingError
 from abkd_fast.teacher import TeacherCache as TeacherCache
 from abkd_fast.trainer import Distiller as Distiller
-from abkd_fast.trainer import DistillResult as DistillResult
-from abkd_fast.trainer import TrainingError as TrainingError

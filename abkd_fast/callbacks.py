@@ -7,7 +7,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from abkd_fast.trainer import Distiller, DistillResult
+    from rich.progress import Progress
+
+    from abkd_fast.result import DistillResult
+    from abkd_fast.trainer import Distiller
 
 
 class Callback:
@@ -19,8 +22,8 @@ class Callback:
     def on_epoch(self, distiller: Distiller, record: dict[str, Any]) -> None:
         """After every epoch, with its log record."""
 
-    def on_end(self, distiller: Distiller, result: DistillResult) -> None:
-        """After the last epoch."""
+    def on_end(self, distiller: Distiller, result: DistillResult | None) -> None:
+        """After the last epoch; ``result`` is None when an error or a key press ended the run."""
 
 
 class ProgressBar(Callback):
@@ -28,6 +31,7 @@ class ProgressBar(Callback):
 
     def __init__(self, label: str = "training", interval: float = 15.0) -> None:
         self.label, self.interval = label, interval
+        self._bar: Progress | None = None
 
     def on_start(self, distiller: Distiller, first_epoch: int) -> None:
         """Open the bar."""
@@ -62,6 +66,7 @@ class ProgressBar(Callback):
 
     def on_epoch(self, distiller: Distiller, record: dict[str, Any]) -> None:
         """Advance."""
+        assert self._bar is not None
         self._bar.update(self._task, advance=1, loss=record["loss"], val=record["val_acc"])
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line > self.interval:
@@ -73,6 +78,7 @@ class ProgressBar(Callback):
                 flush=True,
             )
 
-    def on_end(self, distiller: Distiller, result: DistillResult) -> None:
+    def on_end(self, distiller: Distiller, result: DistillResult | None) -> None:
         """Close the bar."""
-        self._bar.stop()
+        if self._bar is not None:
+            self._bar.stop()

@@ -13,7 +13,7 @@ import tyro
 from abkd_fast._version import __version__
 from abkd_fast.config import DistillConfig, TeacherConfig
 from abkd_fast.presets import TEACHERS, distill_preset, teacher_preset
-from abkd_fast.trainer import TrainingError
+from abkd_fast.result import TrainingError
 
 _USAGE = f"""abkd-fast {__version__}: distil large graph neural networks into small ones (ABKD)
 

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from abkd_fast._checks import check_choice
+from abkd_fast.data import ReadOptions
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,8 @@ class DataConfig:
     """Your own data instead: FILE.npz or a folder (see docs/data.md)."""
     root: Path | None = None
     """Folder with the raw files, ROOT/cora/ind.cora.x and so on; default: $ABKD_DATA."""
+    read: ReadOptions = ReadOptions()
+    """How to read --data."""
 
 
 def _check_seeds(seeds: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -318,9 +319,10 @@ class CSRGraph:
 
     def to_torch(self) -> Tensor:
         """A torch sparse CSR tensor; unweighted edges become 1."""
-        return torch.sparse_csr_tensor(
-            self.rowptr, self.col, self._values_or_ones(), size=self.shape, check_invariants=False
-        )
+        parts = (self.rowptr, self.col, self._values_or_ones())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support", UserWarning)
+            return torch.sparse_csr_tensor(*parts, size=self.shape, check_invariants=False)
 
     def to_scipy(self) -> scipy.sparse.csr_array:
         """A scipy CSR array on the CPU; unweighted edges become 1, 16-bit weights float32."""

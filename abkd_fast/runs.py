@@ -24,8 +24,9 @@ from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
 from abkd_fast.report import write_report
+from abkd_fast.result import DistillResult
 from abkd_fast.teacher import TeacherCache
-from abkd_fast.trainer import Distiller, DistillResult
+from abkd_fast.trainer import Distiller
 
 OBJECTIVES = ("none", "kd", "abkd", "abkd+kd")
 
@@ -33,7 +34,7 @@ OBJECTIVES = ("none", "kd", "abkd", "abkd+kd")
 def load_data(config: DataConfig) -> GraphData:
     """The registered data set, or the user's own files."""
     if config.data is not None:
-        return datasets.load_path(config.data)
+        return datasets.load_path(config.data, **asdict(config.read))
     return datasets.load(config.dataset, root=config.root)
 
 
@@ -147,6 +148,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
                 dataset=config.dataset,
                 data=config.data,
                 root=config.root,
+                read=config.read,
                 model=config.teacher,
                 options=config.teacher_options,
                 train=config.teacher_train,

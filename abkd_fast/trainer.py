@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,37 +21,8 @@ from abkd_fast.config import TrainConfig
 from abkd_fast.data import GraphData
 from abkd_fast.distill import ABKD, Objective
 from abkd_fast.metrics import accuracies, count_parameters, peak_bytes, quantiles
+from abkd_fast.result import DistillResult, TrainingError
 from abkd_fast.teacher import TeacherCache
-
-
-class TrainingError(RuntimeError):
-    """Training cannot go on; the message names the epoch, the cause and the last checkpoint."""
-
-
-@dataclass
-class DistillResult:
-    """What :meth:`Distiller.fit` returns.
-
-    Attributes:
-        student: the student with its best weights, in eval mode.
-        metrics: accuracies in percent, parameters, compression ratio, best epoch, step time in
-            ms, peak resident bytes of the process.
-        history: one record an epoch.
-        attention: [T, S] map at the best epoch, None without ABKD.
-        dissimilarity: [T, S] D at the best epoch, None without ABKD.
-        attention_history: [K, T, S] maps at ``attention_epochs``, None without ABKD.
-        attention_epochs: the epochs of ``attention_history``.
-        checkpoint: the checkpoint file, None without ``out``.
-    """
-
-    student: nn.Module
-    metrics: dict[str, Any]
-    history: list[dict[str, Any]]
-    attention: Tensor | None
-    dissimilarity: Tensor | None
-    attention_history: Tensor | None
-    attention_epochs: list[int]
-    checkpoint: Path | None
 
 
 class Distiller:
@@ -108,16 +79,19 @@ class Distiller:
     def fit(self) -> DistillResult:
         """Train (or resume) and return the best student with its figures."""
         layers = self.student_layers if self._needs_states else ()
-        with torch.random.fork_rng(), Recorder(self.student, layers) as recorder:
-            torch.manual_seed(self.seed)
-            trained = self._setup(recorder)
-            progress = self._resume(trained)
+        result = None
+        try:
+            with torch.random.fork_rng(), Recorder(self.student, layers) as recorder:
+                torch.manual_seed(self.seed)
+                trained = self._setup(recorder)
+                progress = self._resume(trained)
+                for callback in self.callbacks:
+                    callback.on_start(self, progress.epoch)
+                self._train(recorder, trained, progress)
+                result = self._result(progress)
+        finally:
             for callback in self.callbacks:
-                callback.on_start(self, progress.epoch)
-            self._train(recorder, trained, progress)
-            result = self._result(trained, progress)
-        for callback in self.callbacks:
-            callback.on_end(self, result)
+                callback.on_end(self, result)
         return result
 
     # -- the loop -------------------------------------------------------------------------
@@ -149,15 +123,16 @@ class Distiller:
         cross_entropy = F.cross_entropy(capture.logits[mask], self.data.y[mask])
         loss = cross_entropy
         scalars = {"ce": cross_entropy.detach()}
+        self._check_finite(scalars, capture, progress)
         if self.objective is not None:
             assert self.teacher is not None
             loss = self.objective.label_weight * loss + self.objective(capture, self.teacher)
             scalars |= self.objective.scalars
-        record = {"loss": float(loss.detach())} | {k: float(v) for k, v in scalars.items()}
-        if not all(torch.isfinite(torch.tensor(value)) for value in record.values()):
-            raise TrainingError(self._diagnose(record, capture, progress))
+        scalars = {"loss": loss.detach(), **scalars}
+        self._check_finite(scalars, capture, progress)
         trained.optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        record = {name: float(value) for name, value in scalars.items()}
         record["lr"] = trained.optimizer.param_groups[0]["lr"]
         trained.optimizer.step()
         if trained.scheduler is not None:
@@ -235,7 +210,7 @@ class Distiller:
         groups = [group for group in groups if group["params"]]
         return torch.optim.Adam(groups, lr=config.lr, fused=True)
 
-    def _result(self, trained: Trained, progress: Progress) -> DistillResult:
+    def _result(self, progress: Progress) -> DistillResult:
         best = progress.best
         prefix = "student."
         self.student.load_state_dict(
@@ -311,21 +286,23 @@ class Distiller:
         terms = [] if self.objective is None else self.objective.terms()
         return next((term for term in terms if isinstance(term, ABKD)), None)
 
-    def _diagnose(self, record: dict[str, float], capture: Capture, progress: Progress) -> str:
-        names = zip(capture.names, capture.states, strict=True)
-        layer = next((n for n, state in names if not bool(state.isfinite().all())), None)
-        cause = (
-            f"the first hidden state that is not finite is the output of {layer}"
-            if layer is not None
-            else f"all captured hidden states are finite, the terms are {record}"
-        )
-        every = self.config.checkpoint_every
-        saved = progress.epoch // every * every
+    def _check_finite(
+        self, scalars: dict[str, Tensor], capture: Capture, progress: Progress
+    ) -> None:
+        """Raise TrainingError with epoch, layer and last checkpoint unless all is finite."""
+        bad = [name for name, value in scalars.items() if not bool(value.isfinite())]
+        if not bad:
+            return
+        named = zip(capture.names, capture.states, strict=True)
+        layer = next((name for name, state in named if not bool(state.isfinite().all())), None)
+        where = "the class scores" if layer is None else f"the output of {layer}"
+        saved = progress.epoch // self.config.checkpoint_every * self.config.checkpoint_every
         path = self._path("checkpoint.safetensors")
         kept = f"the last good checkpoint is {path} (epoch {saved})" if path and saved else ""
-        return (
-            f"the loss is not finite at epoch {progress.epoch} (seed {self.seed}): {cause}; "
-            f"{kept or 'no checkpoint was written yet'}. A lower lr than {self.config.lr} may help"
+        raise TrainingError(
+            f"{', '.join(bad)} is not finite at epoch {progress.epoch} (seed {self.seed}), "
+            f"first in {where}; {kept or 'no checkpoint was written yet'}. "
+            f"A lower lr than {self.config.lr} may help"
         )
 
 

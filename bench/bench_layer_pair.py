@@ -61,6 +61,7 @@ class Case:
 
     @property
     def leaves(self) -> list[Tensor]:
+        """All that gets a gradient."""
         return [self.attention, *self.teacher_maps, *self.student_maps, *self.student_states]
 
 

@@ -180,8 +180,10 @@ def check_row(row, data):
     assert row["edges"] == data.graph.num_edges
     assert row["features"] == data.num_features
     assert row["classes"] == data.num_classes
-    if row["split"][0] != "2" or "rest" not in row["split"]:
-        assert row["split"].split(",")[0] == "/".join(map(str, split_sizes(data)))
+    if row["split"] == "20/30 per class":
+        assert split_sizes(data)[:2] == (20 * data.num_classes, 30 * data.num_classes)
+    else:
+        assert row["split"] == "/".join(map(str, split_sizes(data)))
 
 
 def test_import_is_light():

@@ -43,7 +43,10 @@ def test_parts():
         ((long(0, 1)[None], long(0)), r"rowptr must have 1 dimension\(s\), got shape \[1, 2\]"),
         ((torch.tensor([0.0, 1.0]), long(0)), "rowptr must be int32 or int64, got float32"),
         ((long(1, 1), long(0)), r"rowptr must start at 0, got rowptr\[0\]=1"),
-        ((long(0, 2, 1, 3), long(0, 0, 0)), r"must not decrease, got rowptr\[1\]=2 > rowptr\[2\]=1"),
+        (
+            (long(0, 2, 1, 3), long(0, 0, 0)),
+            r"must not decrease, got rowptr\[1\]=2 > rowptr\[2\]=1",
+        ),
         ((long(0, 2), long(0)), r"rowptr must end at E=1 \(the length of col\), got 2"),
         ((long(0, 1).to("meta"), long(0).to("meta")), "rowptr must be on a device that holds"),
         ((long(0, 1), [0]), "col must be a torch.Tensor, got list"),
@@ -210,9 +213,7 @@ def test_gcn_norm_is_the_formula(name, weighted):
     looped = graph.add_self_loops().to_dense().double()
     scale = looped.sum(1).rsqrt()
     expected = scale[:, None] * looped * scale
-    torch.testing.assert_close(
-        graph.gcn_norm().to_dense().double(), expected, rtol=1e-6, atol=1e-7
-    )
+    torch.testing.assert_close(graph.gcn_norm().to_dense().double(), expected, rtol=1e-6, atol=1e-7)
 
 
 def test_gcn_norm_of_negative_and_zero_degrees():

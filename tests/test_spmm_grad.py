@@ -54,7 +54,7 @@ def test_a_tie_sends_the_gradient_to_the_first_edge():
 @pytest.mark.parametrize("name", GRAPHS)
 def test_matches_reference(name, dtype, reduce, weighted):
     graph = sample_graph(name, dtype)
-    for width in (0, 1, 3, 7, 16, 33, 130):
+    for width in (0, 1, 7, 33, 130):
         x = torch.randn(graph.num_src, width).to(dtype)
         dout = torch.randn(graph.num_dst, width).to(dtype)
         value = graph.value if weighted else None
@@ -62,7 +62,7 @@ def test_matches_reference(name, dtype, reduce, weighted):
         bare = graph.with_value(None)
         exact = gradients(reference.spmm, bare, exact_value, x.double(), dout.double(), reduce)
         plain = gradients(reference.spmm, bare, value, x, dout, reduce)
-        for edges in (bare, wide_indices(bare)):
+        for edges in (bare, wide_indices(bare)) if width == 33 else (bare,):
             got = gradients(spmm, edges, value, x, dout, reduce)
             assert_no_worse(got[0], exact[0], plain[0], "dx")
             if weighted:

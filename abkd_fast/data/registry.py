@@ -90,12 +90,12 @@ def _minesweeper(
     return from_npz(locate("minesweeper", "minesweeper.npz", root, base_url), options)
 
 
-_BAG, _TFIDF, _RANDOM = "bag of words", "TF-IDF", "20/30 per class, rest"
+_BAG, _TFIDF, _RANDOM = "bag of words", "TF-IDF", "20/30 per class"
 _PHOTO = partial(_random_split_npz, "amazon-photo", "amazon_photo.npz", True)
 _CS = partial(_random_split_npz, "coauthor-cs", "coauthor_cs.npz", True)
 _ML = partial(_random_split_npz, "cora-ml", "cora_ml.npz", False)
 _CORA, _CITESEER, _PUBMED = (partial(_planetoid, name) for name in ("cora", "citeseer", "pubmed"))
-_MINES = "5000/2500/2500, 10 splits"
+_MINES = "5000/2500/2500"
 _ALL = (
     Dataset("digits", "digit images", 1797, 24678, 64, 10, "200/500/1097", digits),
     Dataset("cora", f"citations, {_BAG}", 2708, 10556, 1433, 7, "140/500/1000", _CORA),

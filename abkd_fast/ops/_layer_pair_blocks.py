@@ -42,7 +42,7 @@ class Run:
         return x[:, self.columns].unflatten(1, (self.count, self.width)).transpose(0, 1)
 
     def stack(self, maps: Tensor) -> Tensor:
-        """[sum d, r] -> view [count, width, r]."""
+        """[sum d, ...] -> view [count, width, ...]."""
         return maps[self.columns].unflatten(0, (self.count, self.width))
 
 
@@ -86,14 +86,25 @@ def spread(g: Tensor, maps: Tensor, runs: list[Run], out: Tensor) -> Tensor:
     return out
 
 
-def layer_rows(rows: Tensor, maps: Tensor, widths: list[int]) -> Tensor:
+def layer_rows(rows: Tensor, maps: Tensor, runs: list[Run]) -> Tensor:
     """Per layer, one row vector times its map: [sum d] x [sum d, r] -> [L, r]."""
-    return layer_sums(rows[:, None] * maps, widths)
+    parts = [torch.bmm(run.stack(rows)[:, None], run.stack(maps)) for run in runs]
+    return torch.cat(parts).squeeze(1)
 
 
-def layer_sums(x: Tensor, widths: list[int]) -> Tensor:
+def add_outer(
+    total: Tensor, rows: Tensor, g: Tensor, runs: list[Run], alpha: float = 1.0
+) -> Tensor:
+    """total_i += alpha * rows_i^T g_i: [sum d] x [L, r] -> [sum d, r]."""
+    for run in runs:
+        columns = run.stack(rows)[:, :, None]
+        run.stack(total).baddbmm_(columns, g[run.layers, None], alpha=alpha)
+    return total
+
+
+def layer_sums(x: Tensor, runs: list[Run]) -> Tensor:
     """Sum the rows of every layer: [sum d, c] -> [L, c]."""
-    return torch.stack([part.sum(0) for part in x.split(widths)])
+    return torch.cat([run.stack(x).sum(1) for run in runs])
 
 
 def repeat_layers(x: Tensor, widths: list[int]) -> Tensor:

@@ -10,11 +10,11 @@ from abkd_fast.ops._layer_pair_blocks import (
     Problem,
     Totals,
     Wanted,
+    add_outer,
     add_products,
     gradient_scale,
     layer_rows,
     project,
-    repeat_layers,
     row_squares,
     spread,
     weighted_sum,
@@ -42,11 +42,10 @@ class _Direct:
         self.attention: list[list[float]] = attention.tolist()
         self.students = [row.nonzero().flatten().tolist() for row in near]
         self.near = near
-        widths, student_widths = problem.widths, problem.student_widths
         self.teacher_offset = problem.teacher_centre.double() - problem.shift
         self.state_offset = problem.state_centre.double()
-        o = layer_rows(self.teacher_offset, problem.teacher_map.double(), widths)
-        q = layer_rows(self.state_offset, problem.student_map.double(), student_widths)
+        o = layer_rows(self.teacher_offset, problem.teacher_map.double(), problem.runs)
+        q = layer_rows(self.state_offset, problem.student_map.double(), problem.student_runs)
         self.offset = (o[:, None] - q).to(problem.dtype)  # [T, S, r]
         num_teacher, num_student = near.shape
         r = problem.teacher_map.size(1)
@@ -76,10 +75,8 @@ class _Direct:
                 totals.dstates[block.rows] += dstates.mul_(scale)
         norm = problem.count * problem.teacher_map.size(1)
         totals.dissimilarity = torch.where(self.near, self.square / norm, totals.dissimilarity)
-        gp_sum = repeat_layers(self.gp_sum, problem.widths)
-        gs_sum = repeat_layers(self.gs_sum, problem.student_widths)
-        self.dteacher_map += self.teacher_offset[:, None] * gp_sum
-        self.dstudent_map += self.state_offset[:, None] * gs_sum
+        add_outer(self.dteacher_map, self.teacher_offset, self.gp_sum, problem.runs)
+        add_outer(self.dstudent_map, self.state_offset, self.gs_sum, student_runs)
         totals.dteacher_map += scale * self.dteacher_map
         totals.dstudent_map += scale * self.dstudent_map
 

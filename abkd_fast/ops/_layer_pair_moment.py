@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,8 +13,10 @@ from abkd_fast.ops import _layer_pair_checks as checks
 from abkd_fast.ops._layer_pair_blocks import (
     Block,
     Problem,
+    Run,
     Totals,
     Wanted,
+    add_outer,
     gradient_scale,
     layer_rows,
     layer_sums,
@@ -96,60 +99,64 @@ def run_moment(
         second: T of [d_i, d_i] float64 raw second moments of the teacher.
     """
     totals = Totals(problem)
-    teacher_map, student_map = problem.teacher_map.double(), problem.student_map.double()
+    m, n = problem.teacher_map.double(), problem.student_map.double()
     widths, student_widths = problem.widths, problem.student_widths
-    pairs = repeat_layers(attention, widths)
-    pairs = repeat_layers(pairs.t(), student_widths).t()  # A_ij over block ij of C
-    products = teacher_map @ student_map.t()  # M_i N_j^T
-    layers = torch.block_diag(*[n @ n.t() for n in student_map.split(student_widths)])
-    gamma, rho = attention.sum(0), attention.sum(1)
-    g = layers * repeat_layers(gamma, student_widths)
-    cross, student_second, residue = _read_teacher(problem, g, pairs * products, wanted, totals)
+    a = attention * (gradient_scale(problem) * problem.count)
+    rho, gamma = a.sum(1), a.sum(0)
+    products = m @ n.t()  # M_i N_j^T
+    pairs = repeat_layers(repeat_layers(a, widths).t(), student_widths).t()  # A_ij over block ij
+    grams = [part @ part.t() for part in n.split(student_widths)]
+    g = torch.block_diag(*grams) * repeat_layers(gamma, student_widths)
+    states = _read_teacher(problem, g, pairs * products, mean, wanted, totals)
 
-    # Exact means, and moments about them; `residue` is what state_centre missed.
-    cross = cross - mean[:, None] * residue
-    student_second = student_second - residue[:, None] * residue
+    # Maps times central second moments, and projected means.
     offset = mean - problem.shift
-    state_mean = problem.state_centre.double() + residue
-    p = layer_rows(offset, teacher_map, widths)
-    s = layer_rows(state_mean, student_map, student_widths)
-    spread_t = _second_times_maps(problem, mean, second, teacher_map)  # C^TT_i M_i
-    rows = zip(student_second.split(student_widths), student_map.split(student_widths), strict=True)
-    spread_s = torch.cat([row.split(student_widths, 1)[j] @ n for j, (row, n) in enumerate(rows)])
+    p, s = layer_rows(offset, m, problem.runs), layer_rows(states.mean, n, problem.student_runs)
+    m_second = _times_maps(second, m, problem.runs)
+    add_outer(m_second, mean, layer_rows(mean, m, problem.runs), problem.runs, alpha=-1)
+    n_second = _times_maps(states.second, n, problem.student_runs)
 
-    p_square = layer_sums(teacher_map * spread_t, widths).sum(1)
-    s_square = layer_sums(student_map * spread_s, student_widths).sum(1)
-    inner = layer_sums(layer_sums(products * cross, widths).t(), student_widths).t()
-    squares = p_square[:, None] + s_square + (p[:, None] - s).square().sum(2)
-    r = teacher_map.size(1)
+    squares = layer_sums(m * m_second, problem.runs).sum(1)[:, None]
+    squares = squares + layer_sums(n * n_second, problem.student_runs).sum(1)
+    squares += (p[:, None] - s).square().sum(2)
+    inner = layer_sums(products * states.cross, problem.runs)  # [T, sum d_j]
+    inner = layer_sums(inner.t(), problem.student_runs).t()
+    r = m.size(1)
     totals.dissimilarity, totals.magnitude = (squares - 2 * inner) / r, squares / r
 
-    scale = gradient_scale(problem) * problem.count
-    cross = pairs * cross
-    u = repeat_layers(rho[:, None] * p - attention @ s, widths)
-    w = repeat_layers(gamma[:, None] * s - attention.t() @ p, student_widths)
-    rho, gamma = repeat_layers(rho[:, None], widths), repeat_layers(gamma[:, None], student_widths)
-    totals.dteacher_map = scale * (rho * spread_t - cross @ student_map + offset[:, None] * u)
-    totals.dstudent_map = scale * (
-        gamma * spread_s - cross.t() @ teacher_map + state_mean[:, None] * w
-    )
+    cross = pairs * states.cross
+    if wanted.teacher_map:
+        dm = _scale_layers(m_second, rho, problem.runs).addmm_(cross, n, alpha=-1)
+        u = rho[:, None] * p - a @ s
+        totals.dteacher_map = add_outer(dm, offset, u, problem.runs)
+    if wanted.student:
+        dn = _scale_layers(n_second, gamma, problem.student_runs).addmm_(cross.t(), m, alpha=-1)
+        w = gamma[:, None] * s - a.t() @ p
+        totals.dstudent_map = add_outer(dn, states.mean, w, problem.student_runs)
     return totals
 
 
-def _read_teacher(
-    problem: Problem, g: Tensor, k: Tensor, wanted: Wanted, totals: Totals
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The pass: writes dstates, returns mean t^T h [sum d_i, sum d_j], h^T h and mean h.
+class _States(NamedTuple):
+    """What the pass finds out about the student states, float64."""
 
-    Here h is the state less state_centre, so that a common offset does not cost digits.
+    mean: Tensor  # [sum d_j]
+    second: list[Tensor]  # S of [d_j, d_j] about the mean
+    cross: Tensor  # [sum d_i, sum d_j] covariance with the teacher
+
+
+def _read_teacher(
+    problem: Problem, g: Tensor, k: Tensor, mean: Tensor, wanted: Wanted, totals: Totals
+) -> _States:
+    """The pass; also writes dstates from G [sum d_j, sum d_j] and K [sum d_i, sum d_j].
+
+    The states come less state_centre, so that a common offset does not cost digits.
     """
-    teacher_width, student_width = k.shape
-    scale = gradient_scale(problem)
-    row = scale * (problem.state_centre.double() @ g + problem.shift @ k)
-    row, g, k = row.to(problem.dtype), (scale * g).to(problem.dtype), (scale * k).to(problem.dtype)
-    cross, product = problem.zeros(teacher_width, student_width), problem.empty(*k.shape)
-    second, total = problem.zeros(student_width, student_width), problem.zeros(student_width)
-    buffer = problem.empty(problem.block_size, student_width)
+    count, widths = problem.count, problem.student_widths
+    row = problem.state_centre.double() @ g + problem.shift @ k
+    row, g, k = ((x / count).to(problem.dtype) for x in (row, g, k))
+    cross, product = problem.zeros(*k.shape), problem.empty(*k.shape)
+    second, total = problem.zeros(*g.shape), problem.zeros(g.size(0))
+    buffer = problem.empty(problem.block_size, g.size(0))
     for block in problem.blocks():
         weighted = block.states if block.weight is None else block.states * block.weight[:, None]
         cross += torch.mm(block.teacher.t(), weighted, out=product)
@@ -158,8 +165,11 @@ def _read_teacher(
         total += weighted.sum(0)
         if wanted.student:
             totals.dstates[block.rows] = _state_gradient(block, g, k, row, buffer)
-    count = problem.count
-    return cross / count, second / count, total / count
+    rest = total / count  # of the mean, beyond state_centre
+    central = (second / count).addr_(rest, rest, alpha=-1)
+    layers = [part.split(widths, 1)[j] for j, part in enumerate(central.split(widths))]
+    cross = (cross / count).addr_(mean, rest, alpha=-1)
+    return _States(problem.state_centre.double() + rest, layers, cross)
 
 
 def _state_gradient(block: Block, g: Tensor, k: Tensor, row: Tensor, buffer: Tensor) -> Tensor:
@@ -169,13 +179,16 @@ def _state_gradient(block: Block, g: Tensor, k: Tensor, row: Tensor, buffer: Ten
     return out if block.weight is None else out.mul_(block.weight[:, None])
 
 
-def _second_times_maps(
-    problem: Problem, mean: Tensor, second: list[Tensor], maps: Tensor
-) -> Tensor:
-    """Central second moment of every layer times its map, [sum d_i, r]."""
+def _times_maps(second: list[Tensor], maps: Tensor, runs: list[Run]) -> Tensor:
+    """second_i maps_i for every layer, [sum d, r]."""
     out = torch.empty_like(maps)
-    for run in problem.runs:
+    for run in runs:
         torch.bmm(torch.stack(second[run.layers]), run.stack(maps), out=run.stack(out))
-    return out - mean[:, None] * repeat_layers(
-        layer_rows(mean, maps, problem.widths), problem.widths
-    )
+    return out
+
+
+def _scale_layers(x: Tensor, scale: Tensor, runs: list[Run]) -> Tensor:
+    """x_i *= scale_i: [sum d, r] x [L]."""
+    for run in runs:
+        run.stack(x).mul_(scale[run.layers, None, None])
+    return x

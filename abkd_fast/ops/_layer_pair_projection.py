@@ -11,11 +11,11 @@ from abkd_fast.ops._layer_pair_blocks import (
     Problem,
     Totals,
     Wanted,
+    add_outer,
     add_products,
     gradient_scale,
     layer_rows,
     project,
-    repeat_layers,
     row_squares,
     spread,
     weighted_sum,
@@ -48,10 +48,10 @@ class _Projection:
         r = problem.teacher_map.size(1)
         teacher_map, student_map = problem.teacher_map.double(), problem.student_map.double()
         # The bias is rounded first, so that o makes up for exactly what is subtracted.
-        self.bias = -layer_rows(problem.teacher_centre.double(), teacher_map, problem.widths)
+        self.bias = -layer_rows(problem.teacher_centre.double(), teacher_map, problem.runs)
         self.bias = self.bias.to(problem.dtype)
-        self.o = -self.bias.double() - layer_rows(problem.shift, teacher_map, problem.widths)
-        self.q = layer_rows(problem.state_centre.double(), student_map, problem.student_widths)
+        self.o = -self.bias.double() - layer_rows(problem.shift, teacher_map, problem.runs)
+        self.q = layer_rows(problem.state_centre.double(), student_map, problem.student_runs)
         self.rho, self.gamma = attention.sum(1)[:, None], attention.sum(0)[:, None]
         self.u = self.rho * self.o - attention @ self.q
         self.w = self.gamma * self.q - attention.t() @ self.o
@@ -128,11 +128,10 @@ class _Projection:
         totals.magnitude = (squares + constant) / norm
         if self.wanted.teacher_map:
             gp_sum = self.rho * self.p_sum - a @ self.s_sum + count * self.u
-            gp_sum = repeat_layers(gp_sum, problem.widths)
-            totals.dteacher_map -= problem.shift[:, None] * gp_sum
+            add_outer(totals.dteacher_map, problem.shift, gp_sum, problem.runs, alpha=-1)
             totals.dteacher_map *= scale
         if self.wanted.student:
             gs_sum = self.gamma * self.s_sum - a.t() @ self.p_sum + count * self.w
-            gs_sum = repeat_layers(gs_sum, problem.student_widths)
-            totals.dstudent_map += problem.state_centre.double()[:, None] * gs_sum
+            centre = problem.state_centre.double()
+            add_outer(totals.dstudent_map, centre, gs_sum, problem.student_runs)
             totals.dstudent_map *= scale

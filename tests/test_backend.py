@@ -1,0 +1,137 @@
+"""Which implementation serves an op, the notice when it is not the kernels, and all of them."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import abkd_fast.ops  # noqa: F401  (registers the ops)
+from abkd_fast import _backend
+from abkd_fast._backend import SCHEMAS, backend_of
+
+ROOT = Path(__file__).parent.parent
+BUILT = backend_of("spmm")[0] == "cpu"
+needs_extension = pytest.mark.skipif(not BUILT, reason=f"no C++ extension: {backend_of('spmm')[1]}")
+PRINT_BACKEND = "import abkd_fast.ops; from abkd_fast._backend import *; print(*backend_of('spmm'))"
+
+
+def run(*command, **environment):
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("ABKD_")}
+    return subprocess.run(
+        command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=600
+    )
+
+
+@pytest.mark.parametrize("name", list(SCHEMAS))
+def test_schema_is_the_one_in_the_table(name):
+    schema = getattr(torch.ops.abkd_fast, name).default._schema
+    assert str(schema) == f"abkd_fast::{name}{SCHEMAS[name]}"
+
+
+def test_every_op_is_in_the_table():
+    registered = torch._C._dispatch_get_all_op_names()
+    ours = {name.removeprefix("abkd_fast::") for name in registered if name.startswith("abkd_fast")}
+    assert ours == set(SCHEMAS)
+
+
+def test_backend_of():
+    backend, why = backend_of("spmm")
+    assert (backend, why) in [
+        ("cpu", f"C++ extension, {_backend._isa} kernels"),
+        ("reference", _backend._why),
+    ]
+    assert backend_of("spmm", "cuda") == ("reference", "no kernel for cuda yet")
+    with pytest.raises(ValueError, match="op_name must be an op of abkd_fast.ops, got 'spam'"):
+        backend_of("spam")
+
+
+def test_reference_on_request_says_so_in_one_line():
+    done = run(sys.executable, "-c", PRINT_BACKEND, ABKD_NO_EXTENSION="1")
+    assert done.stdout.startswith("reference ABKD_NO_EXTENSION=1 is set"), done.stderr
+    assert done.stderr.splitlines() == [
+        "abkd_fast: using plain torch, which is slower: ABKD_NO_EXTENSION=1 is set; unset it"
+    ]
+
+
+def test_reference_without_the_extension_names_reason_and_fix():
+    hide = "import sys; sys.modules['abkd_fast._C'] = None; " + PRINT_BACKEND
+    done = run(sys.executable, "-c", hide)
+    assert done.stdout.startswith("reference "), done.stderr
+    (line,) = done.stderr.splitlines()
+    assert "abkd_fast._C" in line and "install a C++ compiler and run `pip install" in line
+
+
+@needs_extension
+def test_the_extension_prints_nothing():
+    done = run(sys.executable, "-c", PRINT_BACKEND)
+    assert done.stdout.startswith("cpu C++ extension") and done.stderr == ""
+
+
+@needs_extension
+@pytest.mark.parametrize("isa", ["avx2", "baseline"])
+def test_a_smaller_instruction_set_on_request(isa):
+    if isa == "avx2" and _backend._isa not in ("avx512", "avx2"):
+        pytest.skip("this processor has no AVX2")
+    done = run(sys.executable, "-c", PRINT_BACKEND, ABKD_ISA=isa)
+    assert done.stdout == f"cpu C++ extension, {isa} kernels\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        pytest.param({"ABKD_NO_EXTENSION": "1"}, id="reference"),
+        pytest.param({"ABKD_ISA": "avx2"}, id="avx2", marks=needs_extension),
+        pytest.param({"ABKD_ISA": "baseline"}, id="baseline", marks=needs_extension),
+    ],
+)
+def test_spmm_on_the_other_back_ends(environment):
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    chosen = ["-k", "not compiles", "tests/test_spmm.py", "tests/test_spmm_grad.py"]
+    done = run(*command, *chosen, **environment)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@pytest.fixture
+def source(tmp_path):
+    """What a build needs, in a folder of its own."""
+    for name in ("csrc", "kernels", "abkd_fast"):
+        ignore = shutil.ignore_patterns("*.so", "__pycache__")
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=ignore)
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "README.md").write_text("readme")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "notice"),
+    [
+        ({"CXX": "/bin/false"}, "abkd_fast: the C++ extension was not built ("),
+        ({"ABKD_NO_EXTENSION": "1"}, "abkd_fast: ABKD_NO_EXTENSION=1: the C++ extension is not"),
+    ],
+    ids=["broken-compiler", "on-request"],
+)
+def test_installs_without_the_extension(source, environment, notice):
+    target = source / "target"
+    command = [sys.executable, "-m", "pip", "install", "-v", "--no-build-isolation", "--no-deps"]
+    done = run(*command, "--target", str(target), str(source), **environment)
+    assert done.returncode == 0, done.stderr
+    output = done.stdout + done.stderr
+    assert sum(notice in line for line in output.splitlines()) == 1, output
+    assert (target / "abkd_fast" / "ops" / "spmm.py").exists()
+    assert not list(target.rglob("*.so"))
+
+
+@pytest.mark.slow
+@needs_extension
+def test_a_wheel_holds_one_binary_for_every_python(source):
+    command = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps"]
+    done = run(*command, "-w", str(source / "dist"), str(source))
+    assert done.returncode == 0, done.stderr
+    (wheel,) = (source / "dist").glob("*.whl")
+    assert "-cp310-abi3-" in wheel.name
