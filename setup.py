@@ -28,7 +28,7 @@ def notice(text):
 def extension():
     here = Path(__file__).parent
     sources = sorted(str(path.relative_to(here)) for path in (here / "csrc").rglob("*.cpp"))
-    flags = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+    flags = ["-fvisibility=hidden", *(["-O0", "-g"] if DEBUG else ["-O3", "-g0"])]
     return CppExtension(
         "abkd_fast._C",
         sources,

@@ -75,9 +75,10 @@ def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
     Returns:
         ``("cpu", why)`` for the C++ kernels or ``("reference", why)`` for plain torch.
     """
-    if importlib.util.find_spec(f"abkd_fast.reference.{op_name}") is None:
-        raise ValueError(f"op_name must be an op of abkd_fast.ops, got {op_name!r}")
     if op_name not in SCHEMAS:
+        module = f"abkd_fast.reference.{op_name}"
+        if not op_name.isidentifier() or importlib.util.find_spec(module) is None:
+            raise ValueError(f"op_name must be an op of abkd_fast.ops, got {op_name!r}")
         return "reference", "this op is composed of torch operations"
     if torch.device(device).type != "cpu":
         return "reference", f"no kernel for {device} yet"

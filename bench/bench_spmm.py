@@ -69,7 +69,8 @@ def samples(runs: dict[str, Side], x: Tensor, seconds: float) -> dict[str, list[
             begin = time.perf_counter()
             run(x)
             times[name].append(1e3 * (time.perf_counter() - begin))
-    return {name: values[3:] for name, values in times.items()}  # the first calls warm caches
+    # The first calls warm caches.
+    return {name: [round(t, 4) for t in values[3:]] for name, values in times.items()}
 
 
 def main() -> None:
@@ -93,9 +94,7 @@ def main() -> None:
             for backward in (False, True):
                 runs = all_sides
                 if backward:
-                    runs = {
-                        n: forward_backward(s) for n, s in all_sides.items() if n != "scipy"
-                    }
+                    runs = {n: forward_backward(s) for n, s in all_sides.items() if n != "scipy"}
                 check(runs, graph, x, backward)
                 times = samples(runs, x, options.seconds)
                 medians = {n: statistics.median(values) for n, values in times.items()}

@@ -17,11 +17,14 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "spmm_extremum_dx(Tensor rowptr_t, Tensor col_t, Tensor perm, Tensor? value, Tensor arg,"
       " Tensor dout) -> Tensor");
-  m.def("spmm_extremum_dvalue(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> Tensor");
+  m.def(
+      "spmm_extremum_dvalue(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> "
+      "Tensor");
 }
 
-extern "C" PyObject* PyInit__C(void) {
-  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr};
+PyMODINIT_FUNC PyInit__C(void) {
+  static PyModuleDef definition = {
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module != nullptr) {
     PyModule_AddStringConstant(module, "isa", abkd::cpu_isa());

@@ -6,11 +6,13 @@ from layer_pair_cases import FORMS, random_problem, relative_errors, requiring, 
 from torch.profiler import profile
 
 from abkd_fast import reference
+from abkd_fast.ops import _layer_pair_blocks as blocks
 from abkd_fast.ops import teacher_moments
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_bfloat16_teacher_costs_no_more_than_its_rounding(form):
+def test_bfloat16_teacher_costs_no_more_than_its_rounding(form, monkeypatch):
+    monkeypatch.setattr(blocks, "_BLOCK_ELEMENTS", 1)  # blocks of 64 nodes
     problem = random_problem(300, [6, 6, 4], [3, 3], 8, torch.float32)
     problem["teacher"] = problem["teacher"].bfloat16()
     widened = requiring(problem, torch.float64) | {"teacher": problem["teacher"].double()}
@@ -88,7 +90,8 @@ def test_equal_projections_give_zero_within_rounding(form):
 
 @pytest.mark.parametrize("options", ["mask", "weight", "shift"])
 @pytest.mark.parametrize("form", FORMS)
-def test_near_pairs_with_options(form, options):
+def test_near_pairs_with_options(form, options, monkeypatch):
+    monkeypatch.setattr(blocks, "_BLOCK_ELEMENTS", 1)
     made = requiring(coinciding_problem(1e-3, 1, all_pairs=False), torch.float64)
     options = {
         "mask": {"mask": torch.arange(1000) % 3 != 1},

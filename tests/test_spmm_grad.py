@@ -54,7 +54,7 @@ def test_a_tie_sends_the_gradient_to_the_first_edge():
 @pytest.mark.parametrize("name", GRAPHS)
 def test_matches_reference(name, dtype, reduce, weighted):
     graph = sample_graph(name, dtype)
-    for width in (0, 1, 7, 33, 130):
+    for width in (0, 1, 7, 33, 130) if name == "power-law" else (1, 33):
         x = torch.randn(graph.num_src, width).to(dtype)
         dout = torch.randn(graph.num_dst, width).to(dtype)
         value = graph.value if weighted else None

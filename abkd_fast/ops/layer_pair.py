@@ -39,8 +39,8 @@ def layer_pair(
     maps, student states); nothing of size N x T x r or N x T x S is ever held. With ``moments``
     and a narrow student the pass needs only t^T h ("moment form"), else the projections are
     scored ("projection form"); both are exact, and the cheaper one is taken. Pairs whose
-    projections nearly coincide are summed without expanding the square. Sums over blocks are
-    float64. Deterministic: equal inputs give bit-equal results.
+    projections nearly coincide (D below 1/1000 of the squares it is a difference of) are summed
+    again, without expanding the square. Sums over blocks are float64. Deterministic.
 
     Precision: products are taken in the dtype of the student states. A bfloat16 teacher is
     widened block by block, so the only error it adds is the rounding of its stored values.

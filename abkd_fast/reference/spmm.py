@@ -2,6 +2,7 @@
 
 ``op_<name>`` implements ``torch.ops.abkd_fast.<name>`` where no kernel does. All of it is
 differentiable torch, gathers [E, F] messages and accumulates in float32 (float64 for float64).
+On CUDA, ``index_add`` adds in no fixed order unless torch is set to deterministic algorithms.
 """
 
 from __future__ import annotations

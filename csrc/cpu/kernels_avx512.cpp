@@ -2,7 +2,7 @@
 #include "simd_begin.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)
-ABKD_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")
+ABKD_TARGET_BEGIN("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define ABKD_ISA avx512
 #define ABKD_VECTOR_BYTES 64
 #include "spmm_kernel.h"

@@ -10,7 +10,7 @@
 namespace abkd {
 
 // Multiply-adds below which waking a thread costs more than it saves.
-constexpr int64_t kGrain = 1 << 15;
+constexpr int64_t kGrain = 1 << 16;
 
 // The first row whose edges and rows before it number at least `target`.
 inline int64_t row_at(const CsrTensors& csr, int64_t target) {
@@ -40,9 +40,8 @@ void parallel_rows(const CsrTensors& csr, int64_t width, const Run& run) {
   const auto boundary = [&](int64_t part) {
     return part == parts ? csr.rows() : row_at(csr, total / parts * part);
   };
-  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    run(boundary(begin), boundary(end));
-  });
+  torch::stable::parallel_for(
+      0, parts, 1, [&](int64_t begin, int64_t end) { run(boundary(begin), boundary(end)); });
 }
 
 }  // namespace abkd

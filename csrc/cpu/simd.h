@@ -71,9 +71,23 @@ struct Load {
     return bit_cast<F32>(__builtin_convertvector(load_bits<U16>(p), U32) << 16);
   }
 
-  // Integer steps only, so flush-to-zero modes cannot lose subnormal halves.
   static F32 of(const Float16* p) {
-    const U32 half = __builtin_convertvector(load_bits<U16>(p), U32);
+#if ABKD_VECTOR_BYTES >= 64
+    if constexpr (W == 16) {
+      return bit_cast<F32>(_mm512_cvtph_ps(load_bits<__m256i>(p)));
+    }
+#endif
+#if ABKD_VECTOR_BYTES >= 32
+    if constexpr (W == 8) {
+      return bit_cast<F32>(_mm256_cvtph_ps(load_bits<__m128i>(p)));
+    }
+#endif
+    return half_to_float(__builtin_convertvector(load_bits<U16>(p), U32));
+  }
+
+ private:
+  // Integer steps only, so flush-to-zero modes cannot lose subnormal halves.
+  static F32 half_to_float(U32 half) {
     const U32 magnitude = (half & 0x7fff) << 13;
     const U32 exponent = magnitude & 0x0f800000;
     const U32 normal = magnitude + (112u << 23);  // exponent bias 15 -> 127

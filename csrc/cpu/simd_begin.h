@@ -7,6 +7,9 @@
 
 #include <cstdint>
 #include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #if !defined(__GNUC__)
 #error "abkd_fast kernels use vector extensions: build with GCC >= 9 or Clang >= 12"

@@ -44,15 +44,15 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = x.size(1);
   Tensor out = empty({csr.rows(), width}, dtype);
-  const SpmmArgs args = {csr.view(),     type,    data_or_null(weights), features.data_ptr(),
-                         out.data_ptr(), nullptr, width,                 mean, false};
+  const SpmmArgs args = {
+      csr.view(), type, data_or_null(weights), features.data_ptr(), out.data_ptr(), nullptr, width,
+      mean,       false};
   parallel_rows(csr, width, [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); });
   return out;
 }
 
-std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col,
-                                             std::optional<Tensor> value, Tensor x,
-                                             bool maximum) {
+std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value,
+                                             Tensor x, bool maximum) {
   const CsrTensors csr(rowptr, col);
   const ScalarType dtype = x.scalar_type();
   const Dtype type = feature_dtype("x", x);
@@ -66,9 +66,15 @@ std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col,
   }
   Tensor out = empty({csr.rows(), width}, dtype);
   Tensor arg = empty({csr.rows(), width}, rowptr.scalar_type());
-  const SpmmArgs args = {csr.view(),     type,           data_or_null(weights),
-                         features.data_ptr(), out.data_ptr(), arg.data_ptr(),
-                         width,          false,          maximum};
+  const SpmmArgs args = {csr.view(),
+                         type,
+                         data_or_null(weights),
+                         features.data_ptr(),
+                         out.data_ptr(),
+                         arg.data_ptr(),
+                         width,
+                         false,
+                         maximum};
   parallel_rows(csr, width,
                 [&](int64_t begin, int64_t end) { kernels().spmm_extremum(args, begin, end); });
   return {out, arg};
@@ -92,8 +98,8 @@ Tensor sddmm_cpu(Tensor rowptr, Tensor col, Tensor a, Tensor b) {
   return out;
 }
 
-Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm,
-                            std::optional<Tensor> value, Tensor arg, Tensor dout) {
+Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm, std::optional<Tensor> value,
+                            Tensor arg, Tensor dout) {
   const CsrTensors csr(rowptr_t, col_t);
   const ScalarType dtype = dout.scalar_type();
   const Dtype type = feature_dtype("dout", dout);
@@ -132,8 +138,9 @@ Tensor spmm_extremum_dvalue_cpu(Tensor rowptr, Tensor col, Tensor x, Tensor arg,
   check_size("arg", arg, 1, width);
   check_size("dout", dout, 1, width);
   Tensor out = empty({csr.edges()}, accumulation_dtype(dtype));
-  const ExtremumDvalueArgs args = {csr.view(),         type,           features.data_ptr(),
-                                   winners.data_ptr(), gradient.data_ptr(), out.data_ptr(), width};
+  const ExtremumDvalueArgs args = {
+      csr.view(),     type, features.data_ptr(), winners.data_ptr(), gradient.data_ptr(),
+      out.data_ptr(), width};
   parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
     kernels().spmm_extremum_dvalue(args, begin, end);
   });

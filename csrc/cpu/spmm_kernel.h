@@ -272,23 +272,24 @@ struct ByWidth<Rows, T, I, 0> {
   static void run(const Args&, int64_t, int64_t) {}  // no features: nothing to write
 };
 
-#define ABKD_BY_INDEX(function, T, args, ...)      \
-  (args).csr.wide ? function(T, int64_t)(args, __VA_ARGS__) : function(T, int32_t)(args, __VA_ARGS__)
+#define ABKD_BY_INDEX(function, T, args, ...)               \
+  (args).csr.wide ? function(T, int64_t)(args, __VA_ARGS__) \
+                  : function(T, int32_t)(args, __VA_ARGS__)
 
-#define ABKD_BY_TYPE(function, args, ...)                        \
-  switch ((args).dtype) {                                        \
-    case Dtype::kFloat32:                                        \
-      ABKD_BY_INDEX(function, float, args, __VA_ARGS__);         \
-      break;                                                     \
-    case Dtype::kFloat64:                                        \
-      ABKD_BY_INDEX(function, double, args, __VA_ARGS__);        \
-      break;                                                     \
-    case Dtype::kBFloat16:                                       \
-      ABKD_BY_INDEX(function, BFloat16, args, __VA_ARGS__);      \
-      break;                                                     \
-    case Dtype::kFloat16:                                        \
-      ABKD_BY_INDEX(function, Float16, args, __VA_ARGS__);       \
-      break;                                                     \
+#define ABKD_BY_TYPE(function, args, ...)                   \
+  switch ((args).dtype) {                                   \
+    case Dtype::kFloat32:                                   \
+      ABKD_BY_INDEX(function, float, args, __VA_ARGS__);    \
+      break;                                                \
+    case Dtype::kFloat64:                                   \
+      ABKD_BY_INDEX(function, double, args, __VA_ARGS__);   \
+      break;                                                \
+    case Dtype::kBFloat16:                                  \
+      ABKD_BY_INDEX(function, BFloat16, args, __VA_ARGS__); \
+      break;                                                \
+    case Dtype::kFloat16:                                   \
+      ABKD_BY_INDEX(function, Float16, args, __VA_ARGS__);  \
+      break;                                                \
   }
 
 #define ABKD_SUM(T, I) (ByWidth<SumRows, T, I, kLanes<T>>::run)
@@ -310,14 +311,19 @@ inline void spmm_extremum_dx(const ExtremumDxArgs& args, void* scratch, int64_t 
                              int64_t end) {
   ABKD_BY_TYPE(ABKD_EXTREMUM_DX, args, scratch, begin, end)
 }
-inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin, int64_t end) {
-  ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)
-}
+inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin,
+                                 int64_t end){ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)}
 
 #define ABKD_STRING_(text) #text
 #define ABKD_STRING(text) ABKD_STRING_(text)
-const Kernels table = {ABKD_STRING(ABKD_ISA), spmm,  spmm_extremum, sddmm, spmm_extremum_dx,
-                       spmm_extremum_dvalue};
+const Kernels table = {
+  ABKD_STRING(ABKD_ISA),
+  spmm,
+  spmm_extremum,
+  sddmm,
+  spmm_extremum_dx,
+  spmm_extremum_dvalue
+};
 
 }  // namespace ABKD_ISA
 }  // namespace abkd
