@@ -73,13 +73,14 @@ def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
         device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        ``("cpu", why)`` for the C++ kernels or ``("reference", why)`` for plain torch.
+        ``("cpu", why)`` for the C++ kernels, ``("torch", why)`` for an op that is written in
+        torch operations, or ``("reference", why)`` for the plain definition.
     """
     if op_name not in SCHEMAS:
         module = f"abkd_fast.reference.{op_name}"
         if not op_name.isidentifier() or importlib.util.find_spec(module) is None:
             raise ValueError(f"op_name must be an op of abkd_fast.ops, got {op_name!r}")
-        return "reference", "this op is composed of torch operations"
+        return "torch", "one pass over node blocks, in torch matrix products"
     if torch.device(device).type != "cpu":
         return "reference", f"no kernel for {device} yet"
     return ("reference" if _isa is None else "cpu"), _why

@@ -32,8 +32,8 @@ def main() -> None:
     """Train a teacher on labels, distil it, print both accuracies."""
     data = af.data.load("digits")
     torch.manual_seed(0)
-    teacher = DenseGCN(data.num_features, 64, 6, data.num_classes)
-    config = af.TrainConfig(epochs=120, patience=None)
+    teacher = DenseGCN(data.num_features, 64, 4, data.num_classes)
+    config = af.TrainConfig(epochs=200, patience=None)
     af.Distiller(None, teacher, data, config=config).fit()
 
     student = DenseGCN(data.num_features, 8, 2, data.num_classes)

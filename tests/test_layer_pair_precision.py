@@ -114,8 +114,8 @@ def test_a_million_nodes_lose_no_digits(form):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_memory_is_bounded_by_blocks(form):
-    nodes, num_teacher, num_student, r = 20_000, 16, 8, 64
-    problem = random_problem(nodes, [64] * num_teacher, [4] * num_student, r, torch.float32)
+    nodes, num_teacher, num_student, r = 20_000, 16, 16, 64
+    problem = random_problem(nodes, [64] * num_teacher, [2] * num_student, r, torch.float32)
     op = run_form(form, teacher_moments(problem["teacher"], problem["widths"]))
     with profile(profile_memory=True) as record:
         op(**problem)[0].backward()
