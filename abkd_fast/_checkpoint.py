@@ -23,6 +23,7 @@ class Progress:
 
     epoch: int = 0
     finished: bool = False
+    saved: int = 0
     best_epoch: int = -1
     best_key: list[float] = field(default_factory=lambda: [float("inf"), float("inf")])
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -106,10 +107,20 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """{"config": {"lr": 1}} -> {"config.lr": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in identity.items():
+        inner = _flat(value) if isinstance(value, dict) else None
+        flat |= {key: value} if inner is None else {f"{key}.{k}": v for k, v in inner.items()}
+    return flat
+
+
 def _check_identity(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    differing = [key for key in expected if found.get(key) != expected[key]]
+    there, now = _flat(found), _flat(expected)
+    differing = [key for key in {**there, **now} if there.get(key) != now.get(key)]
     if differing:
-        details = "; ".join(f"{k}: {found.get(k)!r} there, {expected[k]!r} now" for k in differing)
+        details = "; ".join(f"{k}: {there.get(k)!r} there, {now.get(k)!r} now" for k in differing)
         raise ValueError(
             f"{path} must be a checkpoint of this run, but it differs in {details}. "
             "Choose another output folder, or delete the checkpoint to start again"

@@ -20,7 +20,20 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, then rename it over ``path``.
 
     After a crash, a kill or a full disk ``path`` holds either the old content or the new one.
+
+    Raises:
+        OSError: names ``path``; the disk is full or the folder not writable.
     """
+    try:
+        _write(path, write)
+    except OSError as error:
+        raise OSError(
+            f"could not write {path}: {error}; an earlier file of that name is unharmed. "
+            "Free some space or choose another folder"
+        ) from error
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     os.close(handle)
@@ -53,19 +66,17 @@ def save_tensors(
     from safetensors.torch import save_file
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = {
-        "format": str(FORMAT),
-        "kind": kind,
-        "sha256": _checksum(tensors),
-        "meta": json.dumps(meta),
-    }
-    try:
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=header))
-    except (SafetensorError, OSError) as error:
-        raise OSError(
-            f"could not write {path}: {error}; an earlier file of that name is unharmed. "
-            "Free some space or choose another folder"
-        ) from error
+    text = json.dumps(meta)
+    sha256 = _checksum(tensors, text)
+    header = {"format": str(FORMAT), "kind": kind, "sha256": sha256, "meta": text}
+
+    def write(temporary: Path) -> None:
+        try:
+            save_file(tensors, temporary, metadata=header)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+    write_atomically(path, write)
 
 
 def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -95,7 +106,7 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             f"{path} must have format version {FORMAT}, got {header.get('format')!r}; "
             "it was written by another version of abkd_fast"
         )
-    found = _checksum(tensors)
+    found = _checksum(tensors, header.get("meta", ""))
     if header.get("sha256") != found:
         raise ValueError(
             f"{path} must have sha256 {header.get('sha256')}, got {found}; "
@@ -104,8 +115,8 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     return tensors, json.loads(header["meta"])
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+    digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

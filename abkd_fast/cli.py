@@ -27,8 +27,9 @@ commands
 
 examples
   abkd-fast distill                                     the embedded digits graph, two minutes
-  abkd-fast distill --preset paper-cora --seeds 5       GCNII 64 x 64 -> 4 x 4 on Cora
-  abkd-fast distill --data my.npz --teacher gcnii-16x64 --student gcnii-4x8
+  abkd-fast distill --preset paper-cora --seeds 5 --out runs/cora
+                                                        GCNII 64 x 64 -> 4 x 4 on Cora
+  abkd-fast distill --data my.npz --teacher gcnii-16x64 --student gcnii-4x8 --out runs/mine
 
 presets for distill and train-teacher: {", ".join(TEACHERS)}
 """

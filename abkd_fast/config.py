@@ -22,7 +22,8 @@ class TrainConfig:
     lr: float = 0.01
     """Learning rate; the peak with schedule "onecycle"."""
     schedule: str = "constant"
-    """constant, or onecycle (rise over 30 % of the epochs, then fall along a cosine)."""
+    """constant, or onecycle (rise over 30 % of the epochs, then fall along a cosine; Adam's
+    first beta moves between 0.95 and 0.85 against it, torch's default)."""
     weight_decay: float = 5e-4
     """L2 penalty on the student's parameters, not on the objective's."""
     conv_weight_decay: float | None = None
@@ -38,8 +39,14 @@ class TrainConfig:
         for name in ("epochs", "checkpoint_every", "snapshots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not self.lr > 0:
-            raise ValueError(f"lr must be > 0, got {self.lr}")
+        if not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr must be > 0 and finite, got {self.lr}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience must be >= 1 or None, got {self.patience}")
+        for name in ("weight_decay", "conv_weight_decay"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise ValueError(f"{name} must be >= 0, got {value}")
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,11 @@ class ModelConfig:
     """GCNII: identity mapping (lambda in the paper)."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
+
+    def __post_init__(self) -> None:
+        check_choice("init", self.init, ("uniform", "xavier"))
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
 
     def options(self, family: str) -> dict[str, object]:
         """Keyword arguments for a model of family."""

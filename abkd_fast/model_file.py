@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from abkd_fast._storage import load_tensors, save_tensors
@@ -49,7 +50,12 @@ def save_model(path: str | Path, model: nn.Module, about: ModelFile) -> None:
 def load_model(path: str | Path) -> tuple[nn.Module, ModelFile]:
     """Read a model in eval mode; ValueError when the file is damaged or not one of ours."""
     tensors, meta = load_tensors(Path(path), _KIND)
-    about = ModelFile(**meta)
-    model = about.build()
-    model.load_state_dict(tensors)
+    try:
+        about = ModelFile(**meta)
+        with torch.device("meta"):
+            model = about.build()
+        model.load_state_dict({k: v.clone() for k, v in tensors.items()}, assign=True)
+    except (TypeError, KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} must hold a model and its weights, got: {reason}") from error
     return model.eval(), about

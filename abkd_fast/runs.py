@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import nn
 from abkd_fast import data as datasets
 from abkd_fast._storage import write_atomically
 from abkd_fast.callbacks import ProgressBar
+from abkd_fast.capture import match_layers
 from abkd_fast.config import DataConfig, DistillConfig, ModelConfig, TeacherConfig, TrainConfig
 from abkd_fast.data import GraphData
 from abkd_fast.distill import ABKD, KD, Objective
@@ -68,8 +70,7 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
 def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
     """Distil ``seeds`` students; writes them, metrics.json, plots and the report to ``out``."""
     data = load_data(config)
-    build_objective(config)
-    ModelSpec.parse(config.student)
+    _check_student(config, data)
     cache, teacher_name = _teacher(config, data)
     results = []
     for seed in range(config.seeds):
@@ -132,53 +133,68 @@ def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
 
 def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
     """The teacher's cache and its name: from a file, a function, or trained now."""
+    objective = build_objective(config)
+    needs_states = objective is not None and objective.needs_states
+    layers = config.teacher_layers if needs_states else ()
     path = Path(config.teacher)
     if path.is_dir():
         path = path / "teacher.safetensors"
     if path.suffix == ".safetensors":
-        return _from_file(path, data)
+        return _from_file(path, data, layers)
     if ":" in config.teacher:
         model = _call(config.teacher, data)
-        return TeacherCache.build(model, data, config.teacher_layers), config.teacher
+        return TeacherCache.build(model, data, layers), config.teacher
     ModelSpec.parse(config.teacher)
-    out = config.teachers / f"{data.name}-{config.teacher}"
+    wanted = TeacherConfig(
+        dataset=config.dataset,
+        data=config.data,
+        root=config.root,
+        read=config.read,
+        model=config.teacher,
+        options=config.teacher_options,
+        train=config.teacher_train,
+        seeds=config.teacher_seeds,
+    )
+    # Other settings or another split are another teacher.
+    settings = [wanted.model, wanted.options, wanted.train, wanted.seeds, data.fingerprint()]
+    key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
+    out = config.teachers / f"{data.name}-{config.teacher}-{key}"
     if not (out / "teacher.safetensors").exists():
-        train_teacher(
-            TeacherConfig(
-                dataset=config.dataset,
-                data=config.data,
-                root=config.root,
-                read=config.read,
-                model=config.teacher,
-                options=config.teacher_options,
-                train=config.teacher_train,
-                seeds=config.teacher_seeds,
-                out=out,
-            ),
-            f"abkd-fast distill (teacher of {config.out})",
-        )
-    return _from_file(out / "teacher.safetensors", data)
+        train_teacher(replace(wanted, out=out), f"abkd-fast distill (teacher of {config.out})")
+    return _from_file(out / "teacher.safetensors", data, layers)
 
 
-def _from_file(path: Path, data: GraphData) -> tuple[TeacherCache, str]:
+def _check_student(config: DistillConfig, data: GraphData) -> None:
+    """Find mistakes in the student, the objective and the folder before a teacher is trained."""
+    objective = build_objective(config)
+    student = _about(config.student, config.student_options, data).build()
+    if objective is not None and objective.needs_states and not match_layers(student):
+        raise ValueError(f"student must have a hidden layer for ABKD, got {config.student}")
+    config.out.mkdir(parents=True, exist_ok=True)
+
+
+def _from_file(
+    path: Path, data: GraphData, layers: str | Sequence[str] | None
+) -> tuple[TeacherCache, str]:
     model, about = load_model(path)
     if about.fingerprint != data.fingerprint():
         raise ValueError(
-            f"{path} must be a teacher of {data.name!r}, got one trained on other data "
+            f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return TeacherCache.build(model, data), about.spec
+    return TeacherCache.build(model, data, layers), about.spec
 
 
 def _call(name: str, data: GraphData) -> nn.Module:
     module, _, function = name.partition(":")
     sys.path.insert(0, "")
     try:
-        model = getattr(importlib.import_module(module), function)(data)
+        make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"teacher must be importable as module:function, got {error}") from error
     finally:
         sys.path.remove("")
+    model = make(data)
     if not isinstance(model, nn.Module):
         raise ValueError(f"{name} must return an nn.Module, got {type(model).__name__}")
     return model

@@ -31,6 +31,7 @@ class TeacherCache:
         logits: [N, C] class scores, or None when the cache was made from states alone.
         fingerprint: SHA-256 of teacher weights and data, or of the states they were given as.
         parameters: the teacher's parameter count, None when only its states are known.
+        data: fingerprint of the data it ran on, None when only its states are known.
     """
 
     def __init__(
@@ -40,11 +41,12 @@ class TeacherCache:
         logits: Tensor | None,
         fingerprint: str,
         parameters: int | None = None,
+        data: str | None = None,
     ) -> None:
         """Internal: use :meth:`build`, :meth:`from_states` or :meth:`load`."""
         self.states, self.widths = states, list(widths)
         self.logits, self.fingerprint = logits, fingerprint
-        self.parameters = parameters
+        self.parameters, self.data = parameters, data
 
     @classmethod
     def build(
@@ -74,7 +76,9 @@ class TeacherCache:
             teacher.train(was_training)
         packed = _pack(capture.states, capture.logits, dtype)
         identity = fingerprint(teacher, data, recorder.paths, dtype)
-        return cls(packed, capture.widths, capture.logits, identity, count_parameters(teacher))
+        parameters = count_parameters(teacher)
+        on = data.fingerprint()
+        return cls(packed, capture.widths, capture.logits, identity, parameters, on)
 
     @classmethod
     def cached(
@@ -105,8 +109,12 @@ class TeacherCache:
         """Pack states [N, d_i] of any origin; raises ValueError on NaN or unequal N."""
         packed = _pack(states, logits, dtype)
         logits = None if logits is None else logits.detach()
-        identity = hashlib.sha256(_bytes(packed)).hexdigest()
-        return cls(packed, [state.size(1) for state in states], logits, identity)
+        widths = [state.size(1) for state in states]
+        digest = hashlib.sha256(f"{widths} {dtype}".encode())
+        for part in (packed, logits):
+            if part is not None and part.numel():
+                digest.update(_bytes(part))
+        return cls(packed, widths, logits, digest.hexdigest())
 
     @property
     def num_nodes(self) -> int:
@@ -145,6 +153,7 @@ class TeacherCache:
             "fingerprint": self.fingerprint,
             "count": self.moments.count if self.widths else None,
             "parameters": self.parameters,
+            "data": self.data,
         }
         save_tensors(Path(path), tensors, meta, _KIND)
 
@@ -152,8 +161,14 @@ class TeacherCache:
     def load(cls, path: str | Path) -> TeacherCache:
         """Read a saved cache; states are memory-mapped. ValueError when the file is damaged."""
         tensors, meta = load_tensors(Path(path), _KIND)
-        logits, identity = tensors.get("logits"), meta["fingerprint"]
-        cache = cls(tensors["states"], meta["widths"], logits, identity, meta["parameters"])
+        cache = cls(
+            tensors["states"],
+            meta["widths"],
+            tensors.get("logits"),
+            meta["fingerprint"],
+            meta["parameters"],
+            meta["data"],
+        )
         if cache.widths:
             second = [tensors[f"second.{i}"] for i in range(len(cache.widths))]
             cache.moments = Moments(tensors["mean"], second, meta["count"])
@@ -168,8 +183,8 @@ class TeacherCache:
 def fingerprint(
     teacher: nn.Module, data: GraphData, paths: Sequence[str], dtype: torch.dtype
 ) -> str:
-    """SHA-256 over the teacher's weights, the captured layers, the dtype and the data."""
-    digest = hashlib.sha256(f"{list(paths)} {dtype} {data.fingerprint()}".encode())
+    """SHA-256 over the teacher's structure, weights, captured layers, the dtype and the data."""
+    digest = hashlib.sha256(f"{teacher} {list(paths)} {dtype} {data.fingerprint()}".encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         if tensor.numel():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from abkd_fast._checkpoint import Progress, Trained, load_checkpoint, save_checkpoint
 from abkd_fast.callbacks import Callback, ProgressBar
-from abkd_fast.capture import Capture, Recorder, call_model
+from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.config import TrainConfig
 from abkd_fast.data import GraphData
 from abkd_fast.distill import ABKD, Objective
@@ -101,7 +102,7 @@ class Distiller:
             start = time.perf_counter()
             record = {"epoch": progress.epoch, **self._step(recorder, trained, progress)}
             record["step_ms"] = 1e3 * (time.perf_counter() - start)
-            record |= self._validate()
+            record |= self._validate(progress)
             self._keep_best(progress, record)
             progress.history.append(record)
             progress.epoch += 1
@@ -123,13 +124,13 @@ class Distiller:
         cross_entropy = F.cross_entropy(capture.logits[mask], self.data.y[mask])
         loss = cross_entropy
         scalars = {"ce": cross_entropy.detach()}
-        self._check_finite(scalars, capture, progress)
+        self._check_finite(scalars, progress)
         if self.objective is not None:
             assert self.teacher is not None
             loss = self.objective.label_weight * loss + self.objective(capture, self.teacher)
             scalars |= self.objective.scalars
         scalars = {"loss": loss.detach(), **scalars}
-        self._check_finite(scalars, capture, progress)
+        self._check_finite(scalars, progress)
         trained.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         record = {name: float(value) for name, value in scalars.items()}
@@ -139,12 +140,14 @@ class Distiller:
             trained.scheduler.step()
         return record
 
-    def _validate(self) -> dict[str, float]:
+    def _validate(self, progress: Progress) -> dict[str, float]:
         logits = self._predict()
         train, val = self.data.train_mask, self.data.val_mask
         right = (logits.argmax(1) == self.data.y).double()
+        loss = F.cross_entropy(logits[val], self.data.y[val])
+        self._check_finite({"val_loss": loss}, progress)
         return {
-            "val_loss": float(F.cross_entropy(logits[val], self.data.y[val])),
+            "val_loss": float(loss),
             "train_acc": 100.0 * float(right[train].mean()),
             "val_acc": 100.0 * float(right[val].mean()),
         }
@@ -251,12 +254,14 @@ class Distiller:
     @cached_property
     def _identity(self) -> dict[str, Any]:
         shapes = {name: list(p.shape) for name, p in self.student.named_parameters()}
+        layers = match_layers(self.student, self.student_layers if self._needs_states else ())
         return {
             "config": asdict(self.config),
             "seed": self.seed,
-            "data": self.data.fingerprint(),
-            "teacher": None if self.teacher is None else self.teacher.fingerprint,
-            "student": {"class": type(self.student).__name__, "parameters": shapes},
+            "data": self.data.fingerprint()[:12],
+            "teacher": None if self.teacher is None else self.teacher.fingerprint[:12],
+            "student": hashlib.sha256(f"{self.student} {shapes}".encode()).hexdigest()[:12],
+            "student_layers": layers,
             "objective": None if self.objective is None else repr(self.objective),
         }
 
@@ -277,36 +282,61 @@ class Distiller:
         path, log = self._path("checkpoint.safetensors"), self._path("log.jsonl")
         if path is None or log is None:
             return
-        with log.open("a") as file:
-            file.write(json.dumps(progress.history[-1]) + "\n")
+        try:
+            with log.open("a") as file:
+                file.write(json.dumps(progress.history[-1]) + "\n")
+        except OSError as error:
+            raise OSError(f"could not write {log}: {error}; free some space, then go on") from error
         if progress.finished or progress.epoch % self.config.checkpoint_every == 0:
+            progress.saved = progress.epoch
             save_checkpoint(path, trained, progress, self._identity)
 
     def _abkd(self) -> ABKD | None:
         terms = [] if self.objective is None else self.objective.terms()
         return next((term for term in terms if isinstance(term, ABKD)), None)
 
-    def _check_finite(
-        self, scalars: dict[str, Tensor], capture: Capture, progress: Progress
-    ) -> None:
-        """Raise TrainingError with epoch, layer and last checkpoint unless all is finite."""
+    def _check_finite(self, scalars: dict[str, Tensor], progress: Progress) -> None:
+        """Raise TrainingError with epoch, module and last checkpoint unless all is finite."""
         bad = [name for name, value in scalars.items() if not bool(value.isfinite())]
         if not bad:
             return
-        named = zip(capture.names, capture.states, strict=True)
-        layer = next((name for name, state in named if not bool(state.isfinite().all())), None)
-        where = "the class scores" if layer is None else f"the output of {layer}"
-        saved = progress.epoch // self.config.checkpoint_every * self.config.checkpoint_every
-        path = self._path("checkpoint.safetensors")
-        kept = f"the last good checkpoint is {path} (epoch {saved})" if path and saved else ""
+        module = self._first_not_finite()
+        where = "in the objective" if module is None else f"first in the output of {module}"
+        path, saved = self._path("checkpoint.safetensors"), progress.saved
+        kept = f"the last good checkpoint is {path} (epoch {saved})" if saved else ""
         raise TrainingError(
             f"{', '.join(bad)} is not finite at epoch {progress.epoch} (seed {self.seed}), "
-            f"first in {where}; {kept or 'no checkpoint was written yet'}. "
+            f"{where}; {kept or 'no checkpoint was written yet'}. "
             f"A lower lr than {self.config.lr} may help"
         )
 
+    def _first_not_finite(self) -> str | None:
+        """Path of the first module whose output is not finite, from one more forward pass."""
+        found: list[str] = []
+
+        def watch(path: str) -> Callable[..., None]:
+            def look(module: nn.Module, args: object, output: object) -> None:
+                if isinstance(output, Tensor) and not bool(output.isfinite().all()):
+                    found.append(path)
+
+            return look
+
+        modules = [(path, module) for path, module in self.student.named_modules() if path]
+        handles = [module.register_forward_hook(watch(path)) for path, module in modules]
+        try:
+            self._predict()
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found[0] if found else None
+
 
 def _check_teacher(teacher: TeacherCache, data: GraphData) -> None:
+    if teacher.data is not None and teacher.data != data.fingerprint():
+        raise ValueError(
+            f"teacher must have been run on {data.name!r} with this split, got a cache of other "
+            f"data (fingerprint {teacher.data[:12]}); build the cache on this graph"
+        )
     if teacher.num_nodes != data.num_nodes:
         raise ValueError(
             f"teacher and data must have the same nodes, got {teacher.num_nodes} teacher rows "

@@ -1,5 +1,6 @@
 // Checks of operator arguments. The public functions check first, with friendlier messages;
-// these keep a direct call of torch.ops from reading outside its arrays.
+// these keep shapes and dtypes of a direct call of torch.ops straight. Index values are not read:
+// CSRGraph checks them once, on construction.
 #pragma once
 
 #include <torch/csrc/stable/library.h>

@@ -187,3 +187,13 @@ def test_mutations_give_data_errors_only():
             loads(mutated, "f")
         except DataError as error:
             assert str(error).startswith("f: ")
+
+
+def test_tuples_that_double_at_every_level_are_refused_at_once():
+    """As a dict key such a tuple would be hashed 2^60 times."""
+    nested = ()
+    for _ in range(60):
+        nested = (nested, nested)
+    content = b"\x80\x02}(" + pickle.dumps(nested, protocol=2)[2:-1] + b"K\x01u."
+    with pytest.raises(DataError, match="refused 60 tuples, at most 26"):
+        loads(content, "f")

@@ -178,6 +178,10 @@ def test_checkpoint_of_another_run_is_refused(tmp_path):
         make(tmp_path, replace(QUICK, lr=0.5)).fit()
     with pytest.raises(ValueError, match="it differs in data"):
         make(tmp_path, data=small_data(seed=5)).fit()
+    data = small_data()
+    swapped = replace(data, train_mask=data.test_mask, test_mask=data.train_mask)
+    with pytest.raises(ValueError, match="it differs in data"):
+        make(tmp_path, data=swapped).fit()
     with pytest.raises(ValueError, match="differs in teacher: .* objective"):
         make(tmp_path, objective=False).fit()
 
@@ -203,12 +207,31 @@ def test_nan_loss_names_epoch_layer_and_checkpoint(tmp_path):
     with pytest.raises(TrainingError) as info:
         make(tmp_path, callbacks=[Poison()]).fit()
     message = str(info.value)
-    assert "ce is not finite at epoch 15 (seed 0), first in the output of acts.1" in message
+    assert "ce is not finite at epoch 15 (seed 0), first in the output of convs.1" in message
     assert f"{tmp_path / 'checkpoint.safetensors'} (epoch 10)" in message
     assert (
         load_tensors(tmp_path / "checkpoint.safetensors", "checkpoint")[1]["progress"]["epoch"]
         == 10
     )
+
+
+def test_weights_that_turn_nan_in_a_step_never_reach_the_checkpoint(tmp_path):
+    class Poison(Callback):
+        def on_epoch(self, distiller, record):
+            if record["epoch"] == 18:
+                distiller.student.convs[1].weight1.register_hook(lambda grad: grad * torch.nan)
+
+    with pytest.raises(TrainingError, match=r"val_loss is not finite at epoch 19 .*\(epoch 10\)"):
+        make(tmp_path, callbacks=[Poison()], objective=False).fit()
+    tensors, _ = load_tensors(tmp_path / "checkpoint.safetensors", "checkpoint")
+    assert all(bool(t.isfinite().all()) for t in tensors.values() if t.is_floating_point())
+    for line in (tmp_path / "log.jsonl").read_text().splitlines():
+        assert "NaN" not in line
+
+
+def test_diverging_at_once_says_so():
+    with pytest.raises(TrainingError, match="no checkpoint was written yet"):
+        make(config=replace(QUICK, epochs=1, lr=1e38), objective=False).fit()
 
 
 def test_full_disk_leaves_the_last_checkpoint(tmp_path):
@@ -239,6 +262,9 @@ def test_rejects_what_does_not_fit():
     other = TeacherCache.from_states([torch.zeros(59, 4)], torch.zeros(59, 3))
     with pytest.raises(ValueError, match="got 59 teacher rows and 60 nodes in 'small'"):
         Distiller(other, student, data, KD())
+    elsewhere = TeacherCache.build(student, small_data(seed=3))
+    with pytest.raises(ValueError, match="must have been run on 'small' with this split"):
+        Distiller(elsewhere, student, data, KD())
     narrow = TeacherCache.from_states([torch.zeros(60, 4)], torch.zeros(60, 2))
     with pytest.raises(ValueError, match="must score the 3 classes of 'small', got 2"):
         Distiller(narrow, student, data, KD())
@@ -248,7 +274,9 @@ def test_rejects_what_does_not_fit():
     ("settings", "message"),
     [
         ({"epochs": 0}, "epochs must be >= 1, got 0"),
-        ({"lr": -1.0}, "lr must be > 0, got -1.0"),
+        ({"lr": -1.0}, "lr must be > 0 and finite, got -1.0"),
+        ({"patience": -3}, "patience must be >= 1 or None, got -3"),
+        ({"weight_decay": -1.0}, "weight_decay must be >= 0, got -1.0"),
         ({"monitor": "test_acc"}, "monitor must be one of val_loss, val_acc"),
         ({"schedule": "step"}, "schedule must be one of constant, onecycle"),
     ],

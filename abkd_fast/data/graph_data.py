@@ -70,6 +70,7 @@ class GraphData:
             if self.x.device != self.graph.device:
                 raise ValueError(f"x must be on {self.graph.device}, got {self.x.device}")
             self._check_length("x", self.x.num_dst)
+            check_finite("x.value", self.x.value)
         else:
             check_tensor("x", self.x, dim=2, dtypes=FLOATS, device=self.graph.device)
             self._check_length("x", self.x.size(0))
@@ -156,14 +157,15 @@ class GraphData:
         return GraphData(x, graph, y, **masks, name=self.name, synthetic=self.synthetic)
 
     def fingerprint(self) -> str:
-        """SHA-256 over graph, x and y: equal data have equal fingerprints."""
+        """SHA-256 over graph, x, y and the split: equal data have equal fingerprints."""
         digest = hashlib.sha256(self.graph.fingerprint().encode())
         if isinstance(self.x, CSRGraph):
             digest.update(self.x.fingerprint().encode())
         else:
             digest.update(f"{self.x.dtype}{list(self.x.shape)}".encode())
             digest.update(_bytes(self.x))
-        digest.update(_bytes(self.y))
+        for part in (self.y, *(mask for _, mask in self._masks())):
+            digest.update(_bytes(part))
         return digest.hexdigest()
 
     @classmethod

@@ -30,7 +30,7 @@ _OPCODE_NAMES = """
     LONG_BINPUT MEMOIZE GLOBAL STACK_GLOBAL REDUCE NEWOBJ BUILD
 """
 _OPCODES = frozenset(_OPCODE_NAMES.split())
-_MAX_TUPLES = 10_000  # nested tuples as dict keys are hashed recursively in C: bound the depth
+_MAX_TUPLES = 26  # real files have up to 23; each more can double the time to hash a dict key
 _DTYPE = re.compile(r"[|<>=]?([biufcSU]\d{1,9}|O8?|\?)")
 
 

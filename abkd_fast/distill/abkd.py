@@ -65,6 +65,8 @@ class ABKD(Objective):
         check_choice("normalize", normalize, ("none", "standardize", "rows"))
         if isinstance(map, str):
             check_choice("map", map, MAPS)
+        if not torch.isfinite(torch.tensor(float(beta))):
+            raise ValueError(f"beta must be finite, got {beta}")
         subspace_dim = attention_dim if subspace_dim is None else subspace_dim
         for name, value in (("attention_dim", attention_dim), ("subspace_dim", subspace_dim)):
             if value < 1:
@@ -182,7 +184,7 @@ class ABKD(Objective):
 
     def extra_repr(self) -> str:
         """Settings."""
-        given = self.map if isinstance(self.map, str) else f"tensor {list(self.map.shape)}"
+        given = self.map if isinstance(self.map, str) else f"tensor {self.map.tolist()}"
         return (
             f"attention_dim={self.attention_dim}, subspace_dim={self.subspace_dim}, map={given!r}, "
             f"softmax_over={self.softmax_over!r}, pool={self.pool}, normalize={self.normalize!r}, "

@@ -81,6 +81,10 @@ class WeightedSum(Objective):
         for term in self.terms():
             self.label_weight *= term.label_weight
 
+    def extra_repr(self) -> str:
+        """Weights."""
+        return f"weights={self.weights}"
+
     def terms(self) -> list[Objective]:
         """The summed objectives, without their weights."""
         return list(self.objectives)  # type: ignore[arg-type]

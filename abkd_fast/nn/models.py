@@ -37,6 +37,10 @@ class GCN(nn.Module):
         self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers - 1))
         self.dropout = dropout
 
+    def extra_repr(self) -> str:
+        """Dropout."""
+        return f"dropout={self.dropout}"
+
     def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
         """X [N, in_channels] dense or sparse."""
         for conv, act in zip(self.convs, self.acts, strict=False):
@@ -96,6 +100,10 @@ class GCNII(nn.Module):
             else:
                 nn.init.constant_(parameter, 0.1 if name == "lins.0.bias" else 0.0)
 
+    def extra_repr(self) -> str:
+        """Dropout."""
+        return f"dropout={self.dropout}"
+
     def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
         """X [N, in_channels] dense or sparse."""
         h = h_0 = self.lins[0](dropout(x, self.dropout, self.training)).relu()
@@ -123,6 +131,10 @@ class MLP(nn.Module):
         self.lins = nn.ModuleList(Linear(d_in, d_out) for d_in, d_out in pairs)
         self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers - 1))
         self.dropout = dropout
+
+    def extra_repr(self) -> str:
+        """Dropout."""
+        return f"dropout={self.dropout}"
 
     def forward(self, x: Tensor | CSRGraph, graph: CSRGraph | None = None) -> Tensor:
         """X [N, in_channels] dense or sparse; graph is accepted and not used."""
