@@ -119,7 +119,7 @@ def main() -> None:
         [
             ["loss + gradients, PubMed size, GCNII 64x64 -> 4x4", "plain PyTorch, layer by layer"]
             + [f"{ratio(pair, narrow, 'eager'):.0f}"],
-            ["the same", "the same with the teacher's projections stacked and indexed"]
+            ["the same", "layer by layer, teacher projections stacked and indexed"]
             + [f"{ratio(pair, narrow, 'eager indexed'):.0f}"],
             ["the same", "batched PyTorch, expanded square"]
             + [f"{ratio(pair, narrow, 'best'):.0f}"],
