@@ -237,3 +237,20 @@ def test_row_normalize():
     assert torch.equal(sparse.to_dense(), expected)
     unweighted = CSRGraph.from_edge_index(torch.tensor([[0, 1, 2], [0, 0, 1]]), 3)
     assert row_normalize(unweighted).to_dense()[0].tolist() == [0.5, 0.5, 0]
+
+
+@pytest.mark.filterwarnings("ignore:Sparse invariant checks:UserWarning")  # from PyG's transform
+def test_from_a_real_pyg_object():
+    from torch_geometric.data import Data
+    from torch_geometric.transforms import ToSparseTensor
+
+    edge_index = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 0]])
+    masks = {"train_mask": torch.arange(4) < 1, "val_mask": torch.arange(4) == 1}
+    pyg = Data(torch.eye(4), edge_index, y=torch.tensor([0, 1, 0, 1]), **masks)
+    pyg.test_mask = torch.arange(4) > 1
+    found = GraphData.from_pyg(pyg)
+    assert torch.equal(found.edge_index.sort(1).values, edge_index.sort(1).values)
+    assert torch.equal(found.graph.to_dense(), CSRGraph.from_pyg(pyg).to_dense())
+    assert found.num_classes == 2
+    adjacency = ToSparseTensor(layout=torch.sparse_csr)(pyg.clone())
+    assert torch.equal(CSRGraph.from_pyg(adjacency).to_dense(), found.graph.to_dense())

@@ -135,11 +135,14 @@ def test_theorem_holds_for_the_fused_objective():
     student = GCNII(8, 4, S, 3, dropout=0.0, init="xavier").double()
     base = [torch.randn(N, 6) for _ in range(T)]
 
-    def gradients(states):
+    def gradients(states, changed_student_layer=None):
         cache = TeacherCache.from_states(states, dtype=torch.float64)
         torch.manual_seed(3)
         objective = ABKD(attention_dim=7)
         objective.setup(cache, [4] * S, None)
+        if changed_student_layer is not None:
+            with torch.no_grad():
+                objective.student_embedding.split([4] * S)[changed_student_layer].add_(1)
         with Recorder(student) as recorder:
             capture = recorder.run(x, data.graph.to(dtype=torch.float64))
         weights = [conv.weight1 for conv in student.convs]
@@ -150,6 +153,10 @@ def test_theorem_holds_for_the_fused_objective():
         changed = [state + (k == i) * torch.randn(N, 6) for k, state in enumerate(base)]
         for layer, (a, b) in enumerate(zip(before, gradients(changed), strict=True)):
             assert not torch.allclose(a, b, rtol=1e-9, atol=0), (i, layer)
+    for j in range(S):
+        after = gradients(base, changed_student_layer=j)
+        for layer in range(j + 1):
+            assert not torch.allclose(before[layer], after[layer], rtol=1e-9, atol=0), (j, layer)
 
 
 def test_fixed_maps():
