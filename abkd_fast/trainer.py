@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from abkd_fast._checkpoint import Progress, Trained, load_checkpoint, save_checkpoint
+from abkd_fast._diagnose import first_not_finite
+from abkd_fast._storage import exclusive
 from abkd_fast.callbacks import Callback, ProgressBar
 from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.config import TrainConfig
@@ -80,9 +83,14 @@ class Distiller:
     def fit(self) -> DistillResult:
         """Train (or resume) and return the best student with its figures."""
         layers = self.student_layers if self._needs_states else ()
+        log = self._path("log.jsonl")
         result = None
         try:
-            with torch.random.fork_rng(), Recorder(self.student, layers) as recorder:
+            with (
+                nullcontext() if log is None else exclusive(log),
+                torch.random.fork_rng(),
+                Recorder(self.student, layers) as recorder,
+            ):
                 torch.manual_seed(self.seed)
                 trained = self._setup(recorder)
                 progress = self._resume(trained)
@@ -300,7 +308,7 @@ class Distiller:
         bad = [name for name, value in scalars.items() if not bool(value.isfinite())]
         if not bad:
             return
-        module = self._first_not_finite()
+        module = first_not_finite(self.student, self._predict)
         where = "in the objective" if module is None else f"first in the output of {module}"
         path, saved = self._path("checkpoint.safetensors"), progress.saved
         kept = f"the last good checkpoint is {path} (epoch {saved})" if saved else ""
@@ -309,26 +317,6 @@ class Distiller:
             f"{where}; {kept or 'no checkpoint was written yet'}. "
             f"A lower lr than {self.config.lr} may help"
         )
-
-    def _first_not_finite(self) -> str | None:
-        """Path of the first module whose output is not finite, from one more forward pass."""
-        found: list[str] = []
-
-        def watch(path: str) -> Callable[..., None]:
-            def look(module: nn.Module, args: object, output: object) -> None:
-                if isinstance(output, Tensor) and not bool(output.isfinite().all()):
-                    found.append(path)
-
-            return look
-
-        modules = [(path, module) for path, module in self.student.named_modules() if path]
-        handles = [module.register_forward_hook(watch(path)) for path, module in modules]
-        try:
-            self._predict()
-        finally:
-            for handle in handles:
-                handle.remove()
-        return found[0] if found else None
 
 
 def _check_teacher(teacher: TeacherCache, data: GraphData) -> None:

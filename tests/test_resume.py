@@ -79,6 +79,17 @@ def test_truncated_checkpoint_is_refused_and_kept(tmp_path, share):
     assert path.read_bytes() == content
 
 
+def test_two_runs_cannot_share_a_folder(tmp_path):
+    class Second(Callback):
+        def on_epoch(self, distiller, record):
+            if record["epoch"] == 3:
+                with pytest.raises(ValueError, match="another run is writing to"):
+                    make(tmp_path).fit()
+
+    make(tmp_path, callbacks=[Second()]).fit()
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 30
+
+
 def test_full_disk_leaves_the_last_checkpoint(tmp_path):
     """A real write limit: the process may not write files beyond a size, as on a full disk."""
     path = tmp_path / "checkpoint.safetensors"
