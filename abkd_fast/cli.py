@@ -36,7 +36,7 @@ presets for distill and train-teacher: {", ".join(TEACHERS)}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exit code 0, 1 (a run or a file failed) or 2 (wrong arguments)."""
+    """Run one command; exit code 0, 1 (a setting, file or run failed) or 2 (unreadable flags)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], None]] = {
         "distill": _distill,

@@ -118,7 +118,7 @@ class DataConfig:
     """Which graph."""
 
     dataset: str = "digits"
-    """A registered data set; abkd-fast datasets lists them."""
+    """A registered data set; abkd-fast datasets lists them. Not used with --data."""
     data: Path | None = None
     """Your own data instead: FILE.npz or a folder (see docs/data.md)."""
     root: Path | None = None
