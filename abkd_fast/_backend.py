@@ -30,6 +30,12 @@ SCHEMAS = {
     "spmm_extremum_dvalue": (
         "(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> Tensor"
     ),
+    "segment_csr": "(Tensor src, Tensor indptr, bool mean) -> Tensor",
+    "segment_csr_extremum": (
+        "(Tensor src, Tensor indptr, bool maximum, bool winners) -> (Tensor out, Tensor arg)"
+    ),
+    "segment_csr_expand": "(Tensor out, Tensor indptr, int size) -> Tensor",
+    "segment_csr_extremum_dsrc": "(Tensor arg, Tensor dout, Tensor indptr, int size) -> Tensor",
 }
 
 _library = torch.library.Library("abkd_fast", "FRAGMENT")

@@ -55,23 +55,41 @@ inline Tensor as_contiguous(const Tensor& tensor) {
   return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
 }
 
-// The CSR arrays, contiguous and alive, with their sizes.
+// The CSR arrays, contiguous and alive, with their sizes; or segments of consecutive rows, which
+// have no columns.
 class CsrTensors {
  public:
   CsrTensors(const Tensor& rowptr, const Tensor& col)
       : rowptr_(as_contiguous(rowptr)), col_(as_contiguous(col)) {
     STD_TORCH_CHECK(rowptr_.dim() == 1 && rowptr_.numel() > 0, "rowptr must be [num_dst + 1]");
-    STD_TORCH_CHECK(col_.dim() == 1, "col must be [E]");
+    STD_TORCH_CHECK(col_->dim() == 1, "col must be [E]");
     const ScalarType dtype = rowptr_.scalar_type();
     STD_TORCH_CHECK(dtype == ScalarType::Int || dtype == ScalarType::Long,
                     "rowptr must be int32 or int64");
-    STD_TORCH_CHECK(col_.scalar_type() == dtype, "col must have the dtype of rowptr");
+    STD_TORCH_CHECK(col_->scalar_type() == dtype, "col must have the dtype of rowptr");
+    edges_ = col_->numel();
+  }
+
+  // Segments of `size` rows. Unlike a graph's, these pointers were not checked before.
+  CsrTensors(const Tensor& indptr, int64_t size) : rowptr_(as_contiguous(indptr)), edges_(size) {
+    STD_TORCH_CHECK(rowptr_.dim() == 1 && rowptr_.numel() > 0, "indptr must be [num_segments + 1]");
+    STD_TORCH_CHECK(wide(), "indptr must be int64");
+    const int64_t* pointers = static_cast<const int64_t*>(rowptr_.data_ptr());
+    bool ascending = pointers[0] >= 0 && pointers[rows()] <= size;
+    for (int64_t i = 0; i < rows(); ++i) {
+      ascending &= pointers[i] <= pointers[i + 1];
+    }
+    STD_TORCH_CHECK(ascending, "indptr must ascend from 0 or more to src.size(0) = ", size,
+                    " or less");
   }
 
   int64_t rows() const { return rowptr_.numel() - 1; }
-  int64_t edges() const { return col_.numel(); }
+  int64_t edges() const { return edges_; }
   bool wide() const { return rowptr_.scalar_type() == ScalarType::Long; }
-  Csr view() const { return {rowptr_.data_ptr(), col_.data_ptr(), wide()}; }
+  Csr view() const {
+    return {rowptr_.data_ptr(), col_.has_value() ? col_->data_ptr() : nullptr, wide(),
+            !col_.has_value()};
+  }
   int64_t pointer(int64_t row) const {
     return wide() ? static_cast<const int64_t*>(rowptr_.data_ptr())[row]
                   : static_cast<const int32_t*>(rowptr_.data_ptr())[row];
@@ -79,7 +97,8 @@ class CsrTensors {
 
  private:
   Tensor rowptr_;
-  Tensor col_;
+  std::optional<Tensor> col_;
+  int64_t edges_;
 };
 
 }  // namespace abkd

@@ -20,6 +20,12 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "spmm_extremum_dvalue(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> "
       "Tensor");
+  m.def("segment_csr(Tensor src, Tensor indptr, bool mean) -> Tensor");
+  m.def(
+      "segment_csr_extremum(Tensor src, Tensor indptr, bool maximum, bool winners)"
+      " -> (Tensor out, Tensor arg)");
+  m.def("segment_csr_expand(Tensor out, Tensor indptr, int size) -> Tensor");
+  m.def("segment_csr_extremum_dsrc(Tensor arg, Tensor dout, Tensor indptr, int size) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

@@ -89,7 +89,7 @@ def _check(graph: CSRGraph, x: Tensor, reduce: str) -> Tensor | None:
             f"graph.value must be float32 or narrower where x is {str(x.dtype)[6:]}, "
             "got float64; cast it with graph.to(dtype=torch.float32)"
         )
-    return value.to(dtype)
+    return value if value.dtype == dtype else value.to(dtype)
 
 
 class _Spmm(Function):

@@ -12,6 +12,7 @@ struct Csr {
   const void* rowptr;
   const void* col;
   bool wide;
+  bool arange = false;  // no col: edge e reads row e; wide
 };
 
 // A row of more edges is summed in chunks of so many, whatever the number of threads.

@@ -11,7 +11,7 @@ inline auto beats(V message, V best) -> decltype(message > best) {
 
 // The extremum in N vectors of features; where WINNERS, also the edge ids.
 template <typename T, typename I, int W, int N, bool WINNERS>
-inline void extremum_tile(const Edges<T, I>& edges, I first, Acc<T> sign, T* out, I* arg) {
+inline void extremum_tile(const Edges<T, I>& edges, Id<I> first, Acc<T> sign, T* out, Id<I>* arg) {
   using V = Vec<Acc<T>, W>;
   using M = Vec<Int<Acc<T>>, W>;
   V best[N];
@@ -39,9 +39,9 @@ inline void extremum_tile(const Edges<T, I>& edges, I first, Acc<T> sign, T* out
   for (int k = 0; k < N; ++k) {
     Store<W>::to(out + k * W, empty ? V{} : best[k] * sign);
     if (WINNERS) {
-      const auto ids = __builtin_convertvector(winner[k], Vec<I, W>) + first;
-      const auto none = Vec<I, W>{} - 1;
-      const Vec<I, W> chosen = empty ? none : ids;
+      const auto ids = __builtin_convertvector(winner[k], Vec<Id<I>, W>) + first;
+      const auto none = Vec<Id<I>, W>{} - 1;
+      const Vec<Id<I>, W> chosen = empty ? none : ids;
       memcpy(arg + k * W, &chosen, sizeof(chosen));
     }
   }
@@ -59,7 +59,7 @@ struct ExtremumRows {
 
   template <bool WINNERS>
   static void rows(const SpmmArgs& args, int64_t begin, int64_t end) {
-    const I* rowptr = static_cast<const I*>(args.csr.rowptr);
+    const Id<I>* rowptr = static_cast<const Id<I>*>(args.csr.rowptr);
     for (int64_t i = begin; i < end; ++i) {
       for (int64_t f = 0; f < args.width;) {
         const int64_t left = args.width - f;
@@ -78,10 +78,10 @@ struct ExtremumRows {
 
   // N vectors of row i from feature f on; returns the first feature behind them.
   template <int N, bool WINNERS>
-  static int64_t tile(const SpmmArgs& args, const I* rowptr, int64_t i, int64_t f) {
+  static int64_t tile(const SpmmArgs& args, const Id<I>* rowptr, int64_t i, int64_t f) {
     const Edges<T, I> edges = edges_of<T, I>(args, rowptr[i], rowptr[i + 1], f);
     T* out = static_cast<T*>(args.out) + i * args.width + f;
-    I* arg = WINNERS ? static_cast<I*>(args.arg) + i * args.width + f : nullptr;
+    Id<I>* arg = WINNERS ? static_cast<Id<I>*>(args.arg) + i * args.width + f : nullptr;
     extremum_tile<T, I, W, N, WINNERS>(edges, rowptr[i], args.maximum ? 1 : -1, out, arg);
     return f + N * W;
   }

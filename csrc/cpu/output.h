@@ -11,15 +11,16 @@
 
 namespace abkd {
 
-// Asks for 2 MiB pages: the first write to fresh memory otherwise costs a fault every 4 KiB, and
-// allocators return large blocks to the system between steps. Advice only.
+// Asks for 2 MiB pages. Allocators give blocks of 32 MiB and more back to the system when they are
+// freed, so that every step writes fresh memory, at the cost of a fault every 4 KiB. Advice only.
 inline void advise_huge_pages(const Tensor& tensor, int64_t bytes) {
 #if defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = 1 << 21;
+  constexpr int64_t kReturned = 32 << 20;
   const uintptr_t start = reinterpret_cast<uintptr_t>(tensor.data_ptr());
   const uintptr_t first = (start + kPage - 1) / kPage * kPage;
   const uintptr_t last = (start + bytes) / kPage * kPage;
-  if (bytes >= static_cast<int64_t>(2 * kPage) && first < last) {
+  if (bytes >= kReturned) {
     madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
   }
 #endif

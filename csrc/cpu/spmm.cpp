@@ -7,7 +7,7 @@
 
 #include "../check.h"
 #include "output.h"
-#include "parallel.h"
+#include "sum_rows.h"
 
 namespace abkd {
 namespace {
@@ -46,34 +46,6 @@ int64_t prefetch_distance(int64_t sources, int64_t width, ScalarType dtype) {
   return std::clamp<int64_t>(kLines * 64 / row, 16, 64);
 }
 
-// Rows that several threads share: their chunks' sums, and which rows those are.
-void sum_rows(const SpmmArgs& args, const CsrTensors& csr, int64_t parts, ScalarType dtype) {
-  const SharedRows shared(csr, parts);
-  std::vector<int64_t> offset = {0};
-  for (const int64_t row : shared.split()) {
-    offset.push_back(offset.back() + shared.chunks(row));
-  }
-  const int64_t bytes = args.width * bytes_of(accumulation_dtype(dtype));
-  const Tensor scratch = empty_output({offset.back() * bytes}, ScalarType::Byte);
-  char* const sums = static_cast<char*>(scratch.data_ptr());
-  const auto rows = [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); };
-  const auto chunks = [&](int64_t row, int64_t from, int64_t to) {
-    const auto& split = shared.split();
-    const int64_t slot = offset[std::lower_bound(split.begin(), split.end(), row) - split.begin()];
-    for (int64_t chunk = from; chunk < to; ++chunk) {
-      const int64_t first = csr.pointer(row) + chunk * kChunk;
-      const int64_t stop = std::min(first + kChunk, csr.pointer(row + 1));
-      kernels().spmm_chunk(args, first, stop, sums + (slot + chunk) * bytes);
-    }
-  };
-  torch::stable::parallel_for(
-      0, parts, 1, [&](int64_t begin, int64_t end) { shared.visit(begin, end, rows, chunks); });
-  for (size_t k = 0; k < shared.split().size(); ++k) {
-    kernels().spmm_add_chunks(args, shared.split()[k], sums + offset[k] * bytes,
-                              offset[k + 1] - offset[k]);
-  }
-}
-
 Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x, bool mean) {
   const CsrTensors csr(rowptr, col);
   const ScalarType dtype = x.scalar_type();
@@ -94,12 +66,7 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
                          csr.edges(),
                          prefetch_distance(x.size(0), width, dtype),
                          csr.edges() >= 4 * csr.rows()};
-  const int64_t parts = parts_for(csr.rows() + csr.edges(), width);
-  if (parts == 1) {
-    kernels().spmm(args, 0, csr.rows());
-  } else {
-    sum_rows(args, csr, parts, dtype);
-  }
+  sum_rows(args, csr, dtype);
   return out;
 }
 
@@ -111,11 +78,7 @@ std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col, std::opt
   const Tensor features = check_features("x", x, x.size(0), dtype);
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = x.size(1);
-  // A float kernel counts the edges of a row in 32-bit lanes.
-  for (int64_t i = 0; csr.edges() > std::numeric_limits<int32_t>::max() && i < csr.rows(); ++i) {
-    STD_TORCH_CHECK(csr.pointer(i + 1) - csr.pointer(i) <= std::numeric_limits<int32_t>::max(),
-                    "row ", i, " has 2^31 edges or more");
-  }
+  check_degrees(csr);
   Tensor out = empty_output({csr.rows(), width}, dtype);
   Tensor arg = empty_output({winners ? csr.rows() : 0, width}, rowptr.scalar_type());
   const SpmmArgs args = {csr.view(),

@@ -35,21 +35,27 @@ struct ByWidth<Rows, T, I, 0> {
   (args).csr.wide ? function(T, int64_t)(args, __VA_ARGS__) \
                   : function(T, int32_t)(args, __VA_ARGS__)
 
-#define ABKD_BY_TYPE(function, args, ...)                   \
-  switch ((args).dtype) {                                   \
-    case Dtype::kFloat32:                                   \
-      ABKD_BY_INDEX(function, float, args, __VA_ARGS__);    \
-      break;                                                \
-    case Dtype::kFloat64:                                   \
-      ABKD_BY_INDEX(function, double, args, __VA_ARGS__);   \
-      break;                                                \
-    case Dtype::kBFloat16:                                  \
-      ABKD_BY_INDEX(function, BFloat16, args, __VA_ARGS__); \
-      break;                                                \
-    case Dtype::kFloat16:                                   \
-      ABKD_BY_INDEX(function, Float16, args, __VA_ARGS__);  \
-      break;                                                \
+// Segment reductions have no columns.
+#define ABKD_BY_COLUMNS(function, T, args, ...)              \
+  (args).csr.arange ? function(T, Arange)(args, __VA_ARGS__) \
+                    : ABKD_BY_INDEX(function, T, args, __VA_ARGS__)
+
+#define ABKD_BY_DTYPE(by, function, args, ...)   \
+  switch ((args).dtype) {                        \
+    case Dtype::kFloat32:                        \
+      by(function, float, args, __VA_ARGS__);    \
+      break;                                     \
+    case Dtype::kFloat64:                        \
+      by(function, double, args, __VA_ARGS__);   \
+      break;                                     \
+    case Dtype::kBFloat16:                       \
+      by(function, BFloat16, args, __VA_ARGS__); \
+      break;                                     \
+    case Dtype::kFloat16:                        \
+      by(function, Float16, args, __VA_ARGS__);  \
+      break;                                     \
   }
+#define ABKD_BY_TYPE(function, args, ...) ABKD_BY_DTYPE(ABKD_BY_INDEX, function, args, __VA_ARGS__)
 
 #define ABKD_SUM(T, I) (ByWidth<SumRows, T, I, kLanes<T>>::run)
 #define ABKD_SUM_CHUNK(T, I) (ByWidth<SumChunks, T, I, kLanes<T>>::run)
@@ -60,16 +66,16 @@ struct ByWidth<Rows, T, I, 0> {
 #define ABKD_EXTREMUM_DVALUE(T, I) (extremum_dvalue_rows<T, I>)
 
 inline void spmm(const SpmmArgs& args, int64_t begin, int64_t end) {
-  ABKD_BY_TYPE(ABKD_SUM, args, begin, end)
+  ABKD_BY_DTYPE(ABKD_BY_COLUMNS, ABKD_SUM, args, begin, end)
 }
 inline void spmm_chunk(const SpmmArgs& args, int64_t first, int64_t stop, void* sums) {
-  ABKD_BY_TYPE(ABKD_SUM_CHUNK, args, first, stop, sums)
+  ABKD_BY_DTYPE(ABKD_BY_COLUMNS, ABKD_SUM_CHUNK, args, first, stop, sums)
 }
 inline void spmm_add_chunks(const SpmmArgs& args, int64_t row, void* sums, int64_t chunks) {
-  ABKD_BY_TYPE(ABKD_ADD_CHUNKS, args, row, sums, chunks)
+  ABKD_BY_DTYPE(ABKD_BY_COLUMNS, ABKD_ADD_CHUNKS, args, row, sums, chunks)
 }
 inline void spmm_extremum(const SpmmArgs& args, int64_t begin, int64_t end) {
-  ABKD_BY_TYPE(ABKD_EXTREMUM, args, begin, end)
+  ABKD_BY_DTYPE(ABKD_BY_COLUMNS, ABKD_EXTREMUM, args, begin, end)
 }
 inline void sddmm(const SddmmArgs& args, int64_t first, int64_t stop) {
   ABKD_BY_TYPE(ABKD_SDDMM, args, first, stop)

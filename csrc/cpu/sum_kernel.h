@@ -12,10 +12,36 @@ constexpr int kTile = 8;
 #endif
 constexpr int kChunkTile = 4;
 
+// Columns of a segment reduction: edge e reads row e. Its row pointers are int64.
+struct Arange {
+  int64_t first;
+  int64_t operator[](int64_t e) const { return first + e; }
+};
+
+// What the index dtype I stands for: row pointers, column arrays, edge ids.
+template <typename I>
+struct Index {
+  using Id = I;
+  using Columns = const I*;
+  static constexpr bool kWeights = true;
+  static Columns columns(const Csr& csr, int64_t first) {
+    return static_cast<const I*>(csr.col) + first;
+  }
+};
+template <>
+struct Index<Arange> {
+  using Id = int64_t;
+  using Columns = Arange;
+  static constexpr bool kWeights = false;
+  static Columns columns(const Csr&, int64_t first) { return {first}; }
+};
+template <typename I>
+using Id = typename Index<I>::Id;
+
 // Consecutive edges, and the features of the sources from the tile's first on.
 template <typename T, typename I>
 struct Edges {
-  const I* col;
+  typename Index<I>::Columns col;
   const Acc<T>* value;  // or null
   int64_t count;
   int64_t ahead;  // prefetch the source of the edge so many edges on; 0: none
@@ -27,7 +53,7 @@ struct Edges {
 template <typename T, typename I>
 inline Edges<T, I> edges_of(const SpmmArgs& args, int64_t first, int64_t stop, int64_t start) {
   const Acc<T>* value = static_cast<const Acc<T>*>(args.value);
-  return {static_cast<const I*>(args.csr.col) + first,
+  return {Index<I>::columns(args.csr, first),
           value == nullptr ? nullptr : value + first,
           stop - first,
           stop + args.ahead <= args.edges ? args.ahead : 0,
@@ -153,7 +179,7 @@ __attribute__((noinline)) void long_row(const SpmmArgs& args, int64_t first, int
 template <typename T, typename I, int W, int N, bool WEIGHTED>
 void sum_tiles(const SpmmArgs& args, int64_t begin, int64_t end, int64_t start, int64_t last) {
   using V = Vec<Acc<T>, W>;
-  const I* rowptr = static_cast<const I*>(args.csr.rowptr);
+  const Id<I>* rowptr = static_cast<const Id<I>*>(args.csr.rowptr);
   T* out = static_cast<T*>(args.out) + start;
   for (int64_t i = begin; i < end; ++i) {
     const int64_t first = rowptr[i];
@@ -188,7 +214,8 @@ struct SumRows {
       const int64_t count = first + per_tile < vectors ? per_tile : vectors - first;
       const int64_t stop = first + count < vectors ? (first + count) * W : args.width;
       const int64_t last = stop - W - first * W;
-      const auto body = args.value == nullptr ? body_of<false>(count) : body_of<true>(count);
+      const bool weighted = Index<I>::kWeights && args.value != nullptr;
+      const Body body = weighted ? body_of<Index<I>::kWeights>(count) : body_of<false>(count);
       body(args, begin, end, first * W, last);
     }
   }
@@ -223,17 +250,17 @@ template <typename T, typename I, int W>
 struct SumChunks {
   static void run(const SpmmArgs& args, int64_t first, int64_t stop, void* sums) {
     Acc<T>* out = static_cast<Acc<T>*>(sums);
-    if (args.value == nullptr) {
-      chunk_sums<T, I, W, false>(args, first, stop, 0, args.width, out);
+    if (Index<I>::kWeights && args.value != nullptr) {
+      chunk_sums<T, I, W, Index<I>::kWeights>(args, first, stop, 0, args.width, out);
     } else {
-      chunk_sums<T, I, W, true>(args, first, stop, 0, args.width, out);
+      chunk_sums<T, I, W, false>(args, first, stop, 0, args.width, out);
     }
   }
 };
 
 template <typename T, typename I>
 void add_chunks(const SpmmArgs& args, int64_t row, void* sums, int64_t chunks) {
-  const I* rowptr = static_cast<const I*>(args.csr.rowptr);
+  const Id<I>* rowptr = static_cast<const Id<I>*>(args.csr.rowptr);
   Acc<T>* total = static_cast<Acc<T>*>(sums);
   for (int64_t c = 1; c < chunks; ++c) {
     for (int64_t f = 0; f < args.width; ++f) {

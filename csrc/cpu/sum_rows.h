@@ -1,0 +1,54 @@
+// The host side of sums over rows, for spmm and for segment reductions.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "parallel.h"
+
+namespace abkd {
+
+// A float kernel counts the edges of a row in 32-bit lanes.
+inline void check_degrees(const CsrTensors& csr) {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  for (int64_t i = 0; csr.edges() > kMost && i < csr.rows(); ++i) {
+    STD_TORCH_CHECK(csr.pointer(i + 1) - csr.pointer(i) <= kMost, "row ", i,
+                    " has 2^31 edges or more");
+  }
+}
+
+// Fills all rows of args.out with sums or means, in several threads where it pays.
+inline void sum_rows(const SpmmArgs& args, const CsrTensors& csr, ScalarType dtype) {
+  const int64_t parts = parts_for(csr.rows() + csr.edges(), args.width);
+  if (parts == 1) {
+    kernels().spmm(args, 0, csr.rows());
+    return;
+  }
+  const SharedRows shared(csr, parts);
+  std::vector<int64_t> offset = {0};
+  for (const int64_t row : shared.split()) {
+    offset.push_back(offset.back() + shared.chunks(row));
+  }
+  const int64_t bytes = args.width * bytes_of(accumulation_dtype(dtype));
+  const Tensor scratch = torch::stable::empty({offset.back() * bytes}, ScalarType::Byte);
+  char* const sums = static_cast<char*>(scratch.data_ptr());
+  const auto rows = [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); };
+  const auto chunks = [&](int64_t row, int64_t from, int64_t to) {
+    const auto& split = shared.split();
+    const int64_t slot = offset[std::lower_bound(split.begin(), split.end(), row) - split.begin()];
+    for (int64_t chunk = from; chunk < to; ++chunk) {
+      const int64_t first = csr.pointer(row) + chunk * kChunk;
+      const int64_t stop = std::min(first + kChunk, csr.pointer(row + 1));
+      kernels().spmm_chunk(args, first, stop, sums + (slot + chunk) * bytes);
+    }
+  };
+  torch::stable::parallel_for(
+      0, parts, 1, [&](int64_t begin, int64_t end) { shared.visit(begin, end, rows, chunks); });
+  for (size_t k = 0; k < shared.split().size(); ++k) {
+    kernels().spmm_add_chunks(args, shared.split()[k], sums + offset[k] * bytes,
+                              offset[k + 1] - offset[k]);
+  }
+}
+
+}  // namespace abkd
