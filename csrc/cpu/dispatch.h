@@ -57,6 +57,8 @@ struct ExtremumDvalueArgs {
   int64_t width;
 };
 
+struct LayerPairKernels;  // layer_pair.h
+
 // Each kernel fills rows [begin, end) of its output and nothing else.
 struct Kernels {
   const char* isa;
@@ -65,6 +67,7 @@ struct Kernels {
   void (*sddmm)(const SddmmArgs&, int64_t begin, int64_t end);
   void (*spmm_extremum_dx)(const ExtremumDxArgs&, void* scratch, int64_t begin, int64_t end);
   void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
+  const LayerPairKernels* layer_pair;
 };
 
 // Null where the compiler or the architecture has no such instructions.
