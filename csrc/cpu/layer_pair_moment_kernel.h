@@ -6,10 +6,12 @@
 // the chunks of C and K stay there over all nodes of a block. C is summed in the compute dtype
 // within a block, in float64 over blocks.
 
-constexpr int64_t kMomentRows = 240;  // of a block
-constexpr int64_t kTileRows = 12;     // a multiple of all kPairRows
-constexpr int64_t kSecondRows = 24;   // of a step of the states' second moments
-constexpr int64_t kChunkBytes = 1 << 14;
+constexpr int64_t kMomentRows = 240;      // of a block
+constexpr int64_t kTileRows = 12;         // a multiple of all kPairRows
+constexpr int64_t kSecondRows = 24;       // of a step of the states' second moments
+constexpr int64_t kChunkBytes = 1 << 14;  // of C, and of K
+constexpr int64_t kTileStride = 256;
+constexpr int64_t kLine = 16;  // columns between prefetches: a cache line of float32
 constexpr int kPairVectors = ABKD_VECTOR_BYTES >= 64 ? 4 : 2;
 // 2 x rows x vectors registers hold h and t K.
 template <int NV>
@@ -22,125 +24,179 @@ struct MomentBuffers {
   T* h;             // [rows, ld] states less their centre
   T* wh;            // times the weights; h itself without
   T* dh;            // [rows, ld]
-  T* t;             // [kTileRows, columns]
+  T* t;             // [kTileRows, kTileStride]
   T* c;             // [columns, ld]
   double* left;     // [kSecondRows, ld]
   double* right;
 
   MomentBuffers(const MomentArgs& args, Scratch& scratch) : ld(padded(args.set.student_width)) {
     columns = kChunkBytes / static_cast<int64_t>(sizeof(T)) / ld;
-    columns = columns < 16 ? 16 : columns;
+    columns = columns < kLine ? kLine : columns;
     h = scratch.take<T>(kMomentRows * ld);
     wh = args.set.weight == nullptr ? h : scratch.take<T>(kMomentRows * ld);
     dh = scratch.take<T>(kMomentRows * ld);
-    t = scratch.take<T>(kTileRows * columns);
+    t = scratch.take<T>(kTileRows * kTileStride);
     c = scratch.take<T>(columns * ld);
     left = scratch.take<double>(kSecondRows * ld);
     right = scratch.take<double>(kSecondRows * ld);
   }
 };
 
-// c[q] += sum_r t[r, q] h[r], dh[r] += sum_q t[r, q] k[q]; q runs over `columns`.
-template <typename T, int W, int NV, bool STUDENT>
-void pair_tile(const T* t, int64_t ldt, int64_t columns, const T* h, const T* k, T* c, T* dh,
-               int64_t ld) {
-  using V = Vec<T, W>;
+// The rows of the teacher that the next tile will read, asked for while this one is computed.
+struct NextTile {
+  const char* row[kTileRows];  // first element
+  int64_t count;               // of rows; 0 where a row's columns are not neighbours
+  int64_t bytes;               // of an element
+
+  NextTile(const NodeSet& set, int64_t begin, int64_t end, int64_t first)
+      : count(end - begin < kTileRows ? end - begin : kTileRows),
+        bytes(element_size(set.teacher_dtype)) {
+    if (set.teacher.column != 1 || first >= set.teacher.width) {
+      count = 0;
+    }
+    for (int64_t r = 0; r < count; ++r) {
+      const int64_t offset = set.node(begin + r) * set.teacher.row + first;
+      row[r] = static_cast<const char*>(set.teacher.data) + offset * bytes;
+    }
+  }
+
+  void prefetch(int64_t column) const {
+    for (int64_t r = 0; r < count; ++r) {
+      __builtin_prefetch(row[r] + column * bytes, 0, 2);
+    }
+  }
+};
+
+// Operands of a tile, and what comes after it.
+template <typename T>
+struct PairTile {
+  const T* t;  // [kTileRows, kTileStride]
+  int64_t columns;
+  const T* h;  // [kTileRows, ld]
+  const T* k;  // [columns, ld]
+  T* c;        // [columns, ld]
+  T* dh;       // [kTileRows, ld]
+  int64_t ld;
+};
+
+// c[q] += sum_r t[r, q] h[r], dh[r] += sum_q t[r, q] k[q] for kPairRows rows; q < columns.
+template <typename T, int NV, bool STUDENT>
+void pair_rows(const PairTile<T>& op, const NextTile* next) {
+  constexpr int W = kLanes<T>;
   constexpr int kRows = kPairRows<NV>;
+  using V = Vec<T, W>;
   V state[kRows][NV];
   V sum[kRows][NV] = {};
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < NV; ++v) {
-      state[r][v] = Load<W>::of(h + r * ld + v * W);
+      state[r][v] = Load<W>::of(op.h + r * op.ld + v * W);
     }
   }
-  for (int64_t q = 0; q < columns; ++q) {
-    V row[NV];
-    V total[NV];
-    for (int v = 0; v < NV; ++v) {
-      total[v] = Load<W>::of(c + q * ld + v * W);
-      if (STUDENT) {
-        row[v] = Load<W>::of(k + q * ld + v * W);
-      }
+  const T* k = op.k;
+  T* c = op.c;
+  for (int64_t start = 0; start < op.columns; start += kLine) {
+    const int64_t stop = op.columns - start < kLine ? op.columns : start + kLine;
+    if (next != nullptr) {
+      next->prefetch(start);
     }
-    for (int r = 0; r < kRows; ++r) {
-      const T factor = t[r * ldt + q];
+    for (const T* t = op.t + start; t < op.t + stop; ++t) {
+      V total[NV];
+      V row[NV];
       for (int v = 0; v < NV; ++v) {
-        total[v] += factor * state[r][v];
+        total[v] = Load<W>::of(c + v * W);
         if (STUDENT) {
-          sum[r][v] += factor * row[v];
+          row[v] = Load<W>::of(k + v * W);
         }
       }
-    }
-    for (int v = 0; v < NV; ++v) {
-      Store<W>::to(c + q * ld + v * W, total[v]);
+      for (int r = 0; r < kRows; ++r) {
+        const T factor = t[r * kTileStride];
+        for (int v = 0; v < NV; ++v) {
+          total[v] += factor * state[r][v];
+          if (STUDENT) {
+            sum[r][v] += factor * row[v];
+          }
+        }
+      }
+      for (int v = 0; v < NV; ++v) {
+        Store<W>::to(c + v * W, total[v]);
+      }
+      c += op.ld;
+      k += op.ld;
     }
   }
   for (int r = 0; STUDENT && r < kRows; ++r) {
     for (int v = 0; v < NV; ++v) {
-      T* out = dh + r * ld + v * W;
+      T* out = op.dh + r * op.ld + v * W;
       Store<W>::to(out, Load<W>::of(out) + sum[r][v]);
     }
   }
 }
 
+// All rows of a tile, NV vectors of columns from `first` on.
 template <typename T, int NV, bool STUDENT>
-void pair_rows(const T* t, int64_t ldt, int64_t columns, const T* h, const T* k, T* c, T* dh,
-               int64_t ld) {
+void pair_vectors(const PairTile<T>& op, int64_t first, const NextTile* next) {
   for (int64_t r = 0; r < kTileRows; r += kPairRows<NV>) {
-    pair_tile<T, kLanes<T>, NV, STUDENT>(t + r * ldt, ldt, columns, h + r * ld, k, c, dh + r * ld,
-                                         ld);
+    pair_rows<T, NV, STUDENT>({op.t + r * kTileStride, op.columns, op.h + r * op.ld + first,
+                               op.k + first, op.c + first, op.dh + r * op.ld + first, op.ld},
+                              r == 0 ? next : nullptr);
   }
 }
 
-// All columns of C, kTileRows rows.
 template <typename T, bool STUDENT>
-void pair_columns(const MomentBuffers<T>& at, int64_t columns, const T* h, const T* k, T* dh) {
+void pair_tile(const PairTile<T>& op, const NextTile& next) {
   constexpr int64_t kWide = kPairVectors * kLanes<T>;
-  for (int64_t j = 0; j < at.ld; j += kWide) {
-    const int64_t vectors = (at.ld - j < kWide ? at.ld - j : kWide) / kLanes<T>;
-    const T* k_at = STUDENT ? k + j : nullptr;
-    switch (vectors) {
+  for (int64_t j = 0; j < op.ld; j += kWide) {
+    const NextTile* ahead = j == 0 ? &next : nullptr;
+    switch ((op.ld - j < kWide ? op.ld - j : kWide) / kLanes<T>) {
 #if ABKD_VECTOR_BYTES >= 64
       case 1:
-        pair_rows<T, 1, STUDENT>(at.t, at.columns, columns, h + j, k_at, at.c + j, dh + j, at.ld);
+        pair_vectors<T, 1, STUDENT>(op, j, ahead);
         break;
       case 3:
-        pair_rows<T, 3, STUDENT>(at.t, at.columns, columns, h + j, k_at, at.c + j, dh + j, at.ld);
+        pair_vectors<T, 3, STUDENT>(op, j, ahead);
         break;
       case 4:
-        pair_rows<T, 4, STUDENT>(at.t, at.columns, columns, h + j, k_at, at.c + j, dh + j, at.ld);
+        pair_vectors<T, 4, STUDENT>(op, j, ahead);
         break;
 #endif
       default:
-        pair_rows<T, 2, STUDENT>(at.t, at.columns, columns, h + j, k_at, at.c + j, dh + j, at.ld);
+        pair_vectors<T, 2, STUDENT>(op, j, ahead);
     }
   }
 }
 
-// The teacher's columns [first, first + columns) for `count` nodes from `row` on, into at.c, at.dh.
+// The teacher's columns [first, first + columns) for rows [row, row + count) of a group that ends
+// at `end`, into at.c and at.dh.
 template <typename T>
 void moment_chunk(const MomentArgs& args, const MomentBuffers<T>& at, int64_t row, int64_t count,
-                  int64_t first, int64_t columns) {
+                  int64_t end, int64_t first, int64_t columns) {
   const NodeSet& set = args.set;
+  const T* k = args.k == nullptr ? at.c : static_cast<const T*>(args.k) + first * at.ld;
   memset(at.c, 0, columns * at.ld * sizeof(T));
   for (int64_t v = 0; v < count; v += kTileRows) {
     for (int64_t r = 0; r < kTileRows; ++r) {
-      if (v + r >= count) {
-        memset(at.t + r * at.columns, 0, columns * sizeof(T));
-        continue;
-      }
-      const int64_t node = set.node(row + v + r);
-      load_row(set.teacher, set.teacher_dtype, node, first, columns, at.t + r * at.columns);
-      if (v + r + kTileRows < count) {
-        const int64_t next = set.node(row + v + r + kTileRows);
-        prefetch_row(set.teacher, set.teacher_dtype, next, first, columns);
+      T* t = at.t + r * kTileStride;
+      if (v + r < count) {
+        load_row(set.teacher, set.teacher_dtype, set.node(row + v + r), first, columns, t);
+      } else {
+        memset(t, 0, columns * sizeof(T));
       }
     }
+    const bool inside = v + kTileRows < count;
+    const bool across = first + columns < set.teacher.width;
+    const NextTile next(set,
+                        inside   ? row + v + kTileRows
+                        : across ? row
+                                 : row + count,
+                        inside || across ? row + count : end,
+                        inside   ? first
+                        : across ? first + columns
+                                 : 0);
+    const PairTile<T> op = {at.t, columns, at.wh + v * at.ld, k, at.c, at.dh + v * at.ld, at.ld};
     if (args.k == nullptr) {
-      pair_columns<T, false>(at, columns, at.wh + v * at.ld, nullptr, at.dh + v * at.ld);
+      pair_tile<T, false>(op, next);
     } else {
-      const T* k = static_cast<const T*>(args.k) + first * at.ld;
-      pair_columns<T, true>(at, columns, at.wh + v * at.ld, k, at.dh + v * at.ld);
+      pair_tile<T, true>(op, next);
     }
   }
 }
@@ -220,7 +276,7 @@ void moment_group(const MomentArgs& args, void* memory, int64_t group) {
     for (int64_t first = 0; first < set.teacher.width; first += at.columns) {
       const int64_t rest = set.teacher.width - first;
       const int64_t columns = rest < at.columns ? rest : at.columns;
-      moment_chunk(args, at, row, count, first, columns);
+      moment_chunk(args, at, row, count, end, first, columns);
       add_to(cross + first * at.ld, at.c, columns * at.ld, row == begin);
     }
     if (args.k != nullptr) {

@@ -32,6 +32,10 @@ inline void copy_elements(const From* source, int64_t stride, int64_t count, T* 
   }
 }
 
+inline int64_t element_size(Dtype dtype) {
+  return dtype == Dtype::kBFloat16 ? 2 : dtype == Dtype::kFloat32 ? 4 : 8;
+}
+
 // Columns [first, first + count) of one row, in the compute dtype.
 template <typename T>
 inline void load_row(const LayerStates& x, Dtype dtype, int64_t node, int64_t first, int64_t count,
@@ -46,17 +50,6 @@ inline void load_row(const LayerStates& x, Dtype dtype, int64_t node, int64_t fi
       break;
     default:
       copy_elements(static_cast<const double*>(x.data) + offset, x.column, count, out);
-  }
-}
-
-// Asks for the cache lines that load_row will read.
-inline void prefetch_row(const LayerStates& x, Dtype dtype, int64_t node, int64_t first,
-                         int64_t count) {
-  const int64_t size = dtype == Dtype::kBFloat16 ? 2 : dtype == Dtype::kFloat32 ? 4 : 8;
-  const char* begin = static_cast<const char*>(x.data) + (node * x.row + first * x.column) * size;
-  const char* end = begin + count * x.column * size;
-  for (const char* line = begin; line < end; line += 64) {
-    __builtin_prefetch(line);
   }
 }
 
