@@ -91,9 +91,11 @@ def test_a_smaller_instruction_set_on_request(isa):
         pytest.param({"ABKD_ISA": "baseline"}, id="baseline", marks=needs_extension),
     ],
 )
-def test_spmm_on_the_other_back_ends(environment):
+@pytest.mark.parametrize("op", ["spmm", "layer_pair"])
+def test_ops_on_the_other_back_ends(op, environment):
     command = [str(Path(sys.executable).with_name("pytest")), "-q", "-p", "no:cacheprovider"]
-    chosen = ["-k", "not compiles", "tests/test_spmm.py", "tests/test_spmm_grad.py"]
+    files = sorted(str(path) for path in (ROOT / "tests").glob(f"test_{op}*.py"))
+    chosen = ["-k", "not compiles", *files]
     done = run(*command, *chosen, OMP_NUM_THREADS="1", **environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 

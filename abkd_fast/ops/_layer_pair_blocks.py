@@ -277,12 +277,15 @@ class Totals:
 
 def zero_totals(problem: Problem, wanted: Wanted) -> Totals:
     """Totals of a pass in which no pair took part."""
-    pairs = problem.zeros(len(problem.widths), len(problem.states))
-    maps = [
-        problem.zeros(*(layer_map.shape if want else (0, layer_map.size(1))))
-        for layer_map, want in zip((problem.teacher_map, problem.student_map), wanted, strict=True)
-    ]
-    return Totals(pairs, pairs.clone(), *maps, problem.state_gradients(wanted.student))
+    num_teacher, num_student = len(problem.widths), len(problem.states)
+    r = problem.teacher_map.size(1)
+    return Totals(
+        dissimilarity=problem.zeros(num_teacher, num_student),
+        magnitude=problem.zeros(num_teacher, num_student),
+        dteacher_map=problem.zeros(sum(problem.widths) if wanted.teacher_map else 0, r),
+        dstudent_map=problem.zeros(sum(problem.student_widths) if wanted.student else 0, r),
+        dstates=problem.state_gradients(wanted.student),
+    )
 
 
 def gradient_scale(problem: Problem) -> float:

@@ -47,7 +47,8 @@ def layer_pair(
     One pass over the teacher in node blocks gives the loss and all its gradients (attention,
     maps, student states); nothing of size N x T x r or N x T x S is ever held. With ``moments``
     and a narrow student the pass needs only t^T h ("moment form"), else the projections are
-    scored ("projection form"); both are exact, and the cheaper one is taken. Pairs whose
+    scored ("projection form"); both are exact, and the cheaper one is taken. On the CPU, C++
+    kernels do both. Pairs whose
     projections nearly coincide (D below 1/1000 of the squares it is a difference of) are summed
     again, without expanding the square. Sums over blocks are float64. Deterministic.
 
@@ -83,8 +84,9 @@ def layer_pair(
         checks.check_moments(moments, teacher, widths)
     teacher_map, student_map = torch.cat(list(teacher_maps)), torch.cat(list(student_maps))
     use_moments = prefers_moment_form(
-        len(widths), len(student_states), sum(widths), teacher_map.size(1), student_map.size(0)
-    )
+        len(widths), len(student_states), sum(widths), teacher_map.size(1), student_map.size(0),
+        frozen=not teacher_map.requires_grad,
+    )  # fmt: skip
     return _layer_pair(
         teacher, widths, student_states, attention, teacher_map, student_map, moments, shift,
         mask, weight, use_moments,
@@ -92,9 +94,18 @@ def layer_pair(
 
 
 def prefers_moment_form(
-    num_teacher: int, num_student: int, teacher_width: int, r: int, student_width: int
+    num_teacher: int,
+    num_student: int,
+    teacher_width: int,
+    r: int,
+    student_width: int,
+    *,
+    frozen: bool = False,
 ) -> bool:
     """Cost model, multiply-adds per node: is the moment form cheaper than the projection form?
+
+    What is done with a projection once it is there costs as much as 16 + 4 S multiply-adds per
+    element, measured.
 
     Args:
         num_teacher: T.
@@ -102,9 +113,11 @@ def prefers_moment_form(
         teacher_width: sum of all d_i.
         r: subspace width.
         student_width: sum of all d_j.
+        frozen: the teacher's maps get no gradient, which spares the projection form a product.
     """
     moment = 2 * teacher_width * student_width
-    projection = 2 * teacher_width * r + 3 * num_teacher * num_student * r
+    products = 1 if frozen else 2
+    projection = products * teacher_width * r + num_teacher * r * (16 + 4 * num_student)
     return moment < projection
 
 
