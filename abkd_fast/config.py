@@ -21,9 +21,13 @@ class TrainConfig:
     """What "better" means: val_loss, or val_acc with ties broken by val_loss."""
     lr: float = 0.01
     """Learning rate; the peak with schedule "onecycle"."""
+    objective_lr: float | None = None
+    """Learning rate of the objective's own parameters, likewise a peak; None = lr."""
     schedule: str = "constant"
-    """constant, or onecycle (rise over 30 % of the epochs, then fall along a cosine; Adam's
-    first beta moves between 0.95 and 0.85 against it, torch's default)."""
+    """constant, or onecycle (rise over 30 % of the epochs, then fall along a cosine)."""
+    cycle_momentum: bool = False
+    """Under onecycle, move Adam's first beta from 0.95 to 0.85 and back while the learning rate
+    rises and falls (torch's default); otherwise it stays at 0.9."""
     weight_decay: float = 5e-4
     """L2 penalty on the student's parameters, not on the objective's."""
     conv_weight_decay: float | None = None
@@ -39,8 +43,10 @@ class TrainConfig:
         for name in ("epochs", "checkpoint_every", "snapshots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be > 0 and finite, got {self.lr}")
+        for name in ("lr", "objective_lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be > 0 and finite, got {value}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be >= 1 or None, got {self.patience}")
         for name in ("weight_decay", "conv_weight_decay"):

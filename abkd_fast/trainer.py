@@ -199,7 +199,10 @@ class Distiller:
         scheduler = None
         if self.config.schedule == "onecycle":
             scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=self.config.lr, total_steps=max(self.config.epochs, 2)
+                optimizer,
+                max_lr=[group["lr"] for group in optimizer.param_groups],
+                total_steps=max(self.config.epochs, 2),
+                cycle_momentum=self.config.cycle_momentum,
             )
         return Trained(self.student, self.objective, optimizer, scheduler)
 
@@ -217,7 +220,8 @@ class Distiller:
         ]
         if self.objective is not None:
             trained = [p for p in self.objective.parameters() if p.requires_grad]
-            groups.append({"params": trained, "weight_decay": 0.0})
+            lr = config.lr if config.objective_lr is None else config.objective_lr
+            groups.append({"params": trained, "weight_decay": 0.0, "lr": lr})
         groups = [group for group in groups if group["params"]]
         return torch.optim.Adam(groups, lr=config.lr, fused=True)
 

@@ -16,7 +16,6 @@ from abkd_fast import (
     TeacherCache,
     TrainConfig,
     TrainingError,
-    load_model,
 )
 from abkd_fast._storage import load_tensors
 from abkd_fast.nn import GCNII
@@ -98,6 +97,41 @@ def test_early_stopping_counts_epochs_without_a_better_value():
 def test_same_seed_same_result_other_seed_other_result():
     same_result(make().fit(), make().fit())
     assert timeless(make(seed=1).fit().history) != timeless(make().fit().history)
+
+
+def adam_settings(monkeypatch, config):
+    """(learning rates of all groups, first betas) at every step of a run."""
+    seen = []
+    step = torch.optim.Adam.step
+
+    def spy(optimizer, *args, **kwargs):
+        groups = optimizer.param_groups
+        seen.append(([g["lr"] for g in groups], {g["betas"][0] for g in groups}))
+        return step(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    make(config=config).fit()
+    return seen
+
+
+def test_objective_learns_at_its_own_rate(monkeypatch):
+    config = replace(QUICK, lr=0.02, objective_lr=0.1)
+    assert adam_settings(monkeypatch, config) == [([0.02, 0.02, 0.1], {0.9})] * 30
+    assert adam_settings(monkeypatch, QUICK) == [([0.01, 0.01, 0.01], {0.9})] * 30
+
+
+def test_onecycle_peaks_at_each_rate_and_leaves_momentum_alone(monkeypatch):
+    config = replace(QUICK, lr=0.02, objective_lr=0.1, schedule="onecycle")
+    seen = adam_settings(monkeypatch, config)
+    assert [max(rates) for rates in zip(*(rates for rates, _ in seen), strict=True)] == [
+        *(pytest.approx(0.02), pytest.approx(0.02)),
+        pytest.approx(0.1),
+    ]
+    assert seen[0][0][0] < 0.001 and seen[-1][0][0] < 0.0001
+    assert all(betas == {0.9} for _, betas in seen)
+    seen = adam_settings(monkeypatch, replace(config, cycle_momentum=True))
+    betas = [beta for _, found in seen for beta in found]
+    assert min(betas) == pytest.approx(0.85) and max(betas) == pytest.approx(0.95)
 
 
 def test_callers_random_state_is_left_alone():
@@ -189,6 +223,7 @@ def test_rejects_what_does_not_fit():
     [
         ({"epochs": 0}, "epochs must be >= 1, got 0"),
         ({"lr": -1.0}, "lr must be > 0 and finite, got -1.0"),
+        ({"objective_lr": 0.0}, "objective_lr must be > 0 and finite, got 0.0"),
         ({"patience": -3}, "patience must be >= 1 or None, got -3"),
         ({"weight_decay": -1.0}, "weight_decay must be >= 0, got -1.0"),
         ({"monitor": "test_acc"}, "monitor must be one of val_loss, val_acc"),
@@ -252,16 +287,3 @@ def test_scores_alone_need_no_hidden_layers():
         callbacks=(),
     ).fit()
     assert result.attention is None and result.metrics["compression_ratio"] == 1.0
-
-
-def test_model_file_round_trip(tmp_path):
-    from abkd_fast import save_model
-    from abkd_fast.model_file import ModelFile
-
-    data = small_data()
-    about = ModelFile("gcnii-2x4", 8, 3, {"dropout": 0.1, "init": "xavier"}, "small", "f" * 64)
-    model = about.build().eval()
-    save_model(tmp_path / "m.safetensors", model, about)
-    loaded, found = load_model(tmp_path / "m.safetensors")
-    assert found == about
-    assert torch.equal(loaded(data.x, data.graph), model(data.x, data.graph))
