@@ -75,7 +75,8 @@ def check_pointers(rowptr: Tensor, num_edges: int) -> None:
     first, last = int(rowptr[0]), int(rowptr[-1])
     if first != 0:
         raise ValueError(f"rowptr must start at 0, got rowptr[0]={first}")
-    drops = (rowptr.diff() < 0).nonzero()
+    # Compared, not subtracted: a difference of hostile pointers wraps around and looks positive.
+    drops = (rowptr[1:] < rowptr[:-1]).nonzero()
     if len(drops):
         i = int(drops[0])
         raise ValueError(

@@ -359,8 +359,8 @@ class CSRGraph:
         """SHA-256 over shape, indices and weights: equal graphs have equal fingerprints."""
         digest = hashlib.sha256(repr(self.shape).encode())
         for part in (self.rowptr.long(), self.col.long(), self.value):
-            if part is not None:
-                digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            if part is not None and part.numel():
+                digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy())
         return digest.hexdigest()
 
     def __repr__(self) -> str:

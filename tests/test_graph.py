@@ -47,6 +47,10 @@ def test_parts():
             (long(0, 2, 1, 3), long(0, 0, 0)),
             r"must not decrease, got rowptr\[1\]=2 > rowptr\[2\]=1",
         ),
+        (  # rises modulo 2^64
+            (long(0, 2**62, 2**63 - 1, -(2**63), -(2**62), 0, 1), long(0)),
+            r"must not decrease, got rowptr\[2\]=9223372036854775807 > rowptr\[3\]=-92233",
+        ),
         ((long(0, 2), long(0)), r"rowptr must end at E=1 \(the length of col\), got 2"),
         ((long(0, 1).to("meta"), long(0).to("meta")), "rowptr must be on a device that holds"),
         ((long(0, 1), [0]), "col must be a torch.Tensor, got list"),
