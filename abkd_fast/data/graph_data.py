@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abkd_fast._binding import bind_arguments
 from abkd_fast._checks import FLOATS, check_finite, check_tensor
-from abkd_fast.data.binding import bind_arguments
 from abkd_fast.graph import CSRGraph
 
 _SPLITS = ("train", "val", "test")
