@@ -144,6 +144,24 @@ class TeacherCache:
         """View [N, d_i] of layer i."""
         return self.states.split(self.widths, dim=1)[i]
 
+    def check_fits(self, data: GraphData) -> None:
+        """Raise ValueError unless this teacher ran on ``data``, as far as is known of it."""
+        if self.data is not None and self.data != data.fingerprint():
+            raise ValueError(
+                f"teacher must have been run on {data.name!r} with this split, got a cache of "
+                f"other data (fingerprint {self.data[:12]}); build the cache on this graph"
+            )
+        if self.num_nodes != data.num_nodes:
+            raise ValueError(
+                f"teacher and data must have the same nodes, got {self.num_nodes} teacher rows "
+                f"and {data.num_nodes} nodes in {data.name!r}; build the cache on this graph"
+            )
+        if self.logits is not None and self.logits.size(1) < data.num_classes:
+            raise ValueError(
+                f"teacher must score the {data.num_classes} classes of {data.name!r}, "
+                f"got {self.logits.size(1)}"
+            )
+
     def save(self, path: str | Path) -> None:
         """Write states, scores and moments to one safetensors file, atomically."""
         tensors = {"states": self.states}

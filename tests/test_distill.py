@@ -242,6 +242,9 @@ def test_objectives_add_and_scale():
     torch.testing.assert_close(total(student, teacher), expected)
     assert total.label_weight == pytest.approx(0.3)
     assert set(total.scalars) == {"kd", "abkd"}
+    assert sum([kd]) is kd and sum([kd, 3 * abkd]).weights == [1.0, 3.0]
+    with pytest.raises(TypeError):
+        1 + kd
     assert total.terms() == [kd, abkd] and total.needs_states and not (kd + kd).needs_states
 
 

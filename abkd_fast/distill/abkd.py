@@ -74,8 +74,6 @@ class ABKD(Objective):
         self.attention_dim, self.subspace_dim = attention_dim, subspace_dim
         self.map, self.softmax_over, self.pool = map, softmax_over, pool
         self.normalize, self.freeze_teacher_map, self.beta = normalize, freeze_teacher_map, beta
-        self.attention: Tensor | None = None
-        self.dissimilarity: Tensor | None = None
 
     def setup(
         self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
