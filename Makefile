@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: setup demo test test-slow bench lint format clean
+.PHONY: setup demo test test-slow sanitize fuzz bench lint format clean
 
 setup: $(READY)
 
@@ -28,6 +28,12 @@ test: $(READY)
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
+
+sanitize: $(READY)
+	.ci/sanitize $(BIN)
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz_csr.py
 
 bench: $(READY)
 	$(BIN)/python bench/bench_spmm.py

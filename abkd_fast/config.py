@@ -96,6 +96,8 @@ class ABKDConfig:
     """Compare mean states instead of node by node."""
     normalize: str = "standardize"
     """none, standardize (teacher states centred, unit variance per layer) or rows."""
+    nodes: str = "all"
+    """Nodes that are compared: all, or train."""
     freeze_teacher_map: bool = True
     """Keep the teacher's projections fixed at random, so that the loss cannot collapse."""
     beta: float = 1.0

@@ -13,6 +13,7 @@ from abkd_fast import (
     Callback,
     CSRGraph,
     Distiller,
+    Objective,
     TeacherCache,
     TrainConfig,
     TrainingError,
@@ -158,6 +159,19 @@ def test_callbacks_see_every_epoch():
     assert seen == [("start", 0), *range(30), 30]
 
 
+def test_maps_of_any_objective_are_kept():
+    class Mine(Objective):
+        def forward(self, student, teacher, nodes=None):
+            self.attention = torch.full((4, 2), 0.5)
+            return student.states[0].square().mean()
+
+    distiller = make()
+    distiller.objective = KD() + Mine()
+    result = distiller.fit()
+    assert torch.equal(result.attention, torch.full((4, 2), 0.5))
+    assert result.attention_history.shape == (30, 4, 2) and result.dissimilarity is None
+
+
 def test_log_is_one_record_an_epoch(tmp_path):
     result = make(tmp_path).fit()
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
@@ -216,23 +230,12 @@ def test_rejects_what_does_not_fit():
     narrow = TeacherCache.from_states([torch.zeros(60, 4)], torch.zeros(60, 2))
     with pytest.raises(ValueError, match="must score the 3 classes of 'small', got 2"):
         Distiller(narrow, student, data, KD())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"epochs": 0}, "epochs must be >= 1, got 0"),
-        ({"lr": -1.0}, "lr must be > 0 and finite, got -1.0"),
-        ({"objective_lr": 0.0}, "objective_lr must be > 0 and finite, got 0.0"),
-        ({"patience": -3}, "patience must be >= 1 or None, got -3"),
-        ({"weight_decay": -1.0}, "weight_decay must be >= 0, got -1.0"),
-        ({"monitor": "test_acc"}, "monitor must be one of val_loss, val_acc"),
-        ({"schedule": "step"}, "schedule must be one of constant, onecycle"),
-    ],
-)
-def test_config_rejects(settings, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig(**settings)
+    few = GCNII(8, 4, 2, 2)
+    with pytest.raises(ValueError, match="student must score the 3 classes of 'small', got 2"):
+        Distiller(None, few, data, callbacks=()).fit()
+    pooled = Distiller(None, few, data, forward=lambda model, data: data.x[:5], callbacks=())
+    with pytest.raises(ValueError, match=r"must return class scores \[N=60, C\], got \[5, 8\]"):
+        pooled.fit()
 
 
 @pytest.mark.parametrize(
