@@ -20,7 +20,7 @@ SCHEMAS = {
     "spmm": "(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool mean) -> Tensor",
     "sddmm": "(Tensor rowptr, Tensor col, Tensor a, Tensor b) -> Tensor",
     "spmm_extremum": (
-        "(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum)"
+        "(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum, bool winners)"
         " -> (Tensor out, Tensor arg)"
     ),
     "spmm_extremum_dx": (

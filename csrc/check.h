@@ -36,6 +36,10 @@ inline ScalarType accumulation_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+inline int64_t bytes_of(ScalarType dtype) {
+  return dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+}
+
 inline void check_matrix(const char* name, const Tensor& tensor, ScalarType dtype) {
   STD_TORCH_CHECK(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have the dtype of x");

@@ -12,8 +12,8 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def("spmm(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool mean) -> Tensor");
   m.def("sddmm(Tensor rowptr, Tensor col, Tensor a, Tensor b) -> Tensor");
   m.def(
-      "spmm_extremum(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum)"
-      " -> (Tensor out, Tensor arg)");
+      "spmm_extremum(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum,"
+      " bool winners) -> (Tensor out, Tensor arg)");
   m.def(
       "spmm_extremum_dx(Tensor rowptr_t, Tensor col_t, Tensor perm, Tensor? value, Tensor arg,"
       " Tensor dout) -> Tensor");
