@@ -30,6 +30,7 @@ SCHEMAS = {
     "spmm_extremum_dvalue": (
         "(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> Tensor"
     ),
+    "dropout": "(Tensor x, float p, Tensor seed, int layer, int step) -> Tensor",
 }
 
 _library = torch.library.Library("abkd_fast", "FRAGMENT")

@@ -20,6 +20,7 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "spmm_extremum_dvalue(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> "
       "Tensor");
+  m.def("dropout(Tensor x, float p, Tensor seed, int layer, int step) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

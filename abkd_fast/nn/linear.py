@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from abkd_fast import ops
 from abkd_fast.graph import CSRGraph
-from abkd_fast.ops import spmm
+from abkd_fast.ops.dropout import draw_seed
 
 
 class Linear(nn.Linear):
@@ -20,17 +20,24 @@ class Linear(nn.Linear):
         """Return [N, out_features]."""
         if isinstance(x, Tensor):
             return super().forward(x)
-        out = spmm(x, self.weight.t())
+        out = ops.spmm(x, self.weight.t())
         return out if self.bias is None else out + self.bias
 
 
-def dropout(x: Tensor | CSRGraph, p: float, training: bool) -> Tensor | CSRGraph:
-    """Inverted dropout; on a sparse x it acts on the stored values (zeros stay zeros)."""
-    if isinstance(x, Tensor):
-        return F.dropout(x, p, training)
+def dropout(
+    x: Tensor | CSRGraph, p: float, training: bool, seed: Tensor | None = None, layer: int = 0
+) -> Tensor | CSRGraph:
+    """Inverted dropout; on a sparse x it acts on the stored values (zeros stay zeros).
+
+    ``seed`` and ``layer`` as in :func:`abkd_fast.ops.dropout`; without a seed, one is drawn from
+    torch's default generator.
+    """
     if not training or p == 0.0:
         return x
+    seed = draw_seed() if seed is None else seed
+    if isinstance(x, Tensor):
+        return ops.dropout(x, p, seed, layer)
     if x.value is None:
         x = x.with_value(x.rowptr.new_ones(x.num_edges).float())
     assert x.value is not None
-    return x.with_value(F.dropout(x.value, p, training=True))
+    return x.with_value(ops.dropout(x.value, p, seed, layer))

@@ -64,6 +64,23 @@ struct ExtremumDvalueArgs {
   int64_t width;
 };
 
+// Element e of a tensor is dropped where word e % 4 of Philox4x32-10 is below `threshold`; its
+// counter is (e / 4 low, e / 4 high, layer, step), its key the seed.
+struct DropoutMask {
+  uint64_t seed;
+  uint32_t layer;
+  uint32_t step;
+  uint32_t threshold;
+  double scale;  // of the kept elements
+};
+
+struct DropoutArgs {
+  Dtype dtype;
+  const void* x;
+  void* out;
+  DropoutMask mask;
+};
+
 // Each kernel fills rows [begin, end) of its output and nothing else. A chunk is edges [first,
 // stop) of one row; its sums [width] are in the accumulation dtype. sddmm fills edges [first,
 // stop).
@@ -76,6 +93,7 @@ struct Kernels {
   void (*sddmm)(const SddmmArgs&, int64_t first, int64_t stop);
   void (*spmm_extremum_dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
   void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
+  void (*dropout)(const DropoutArgs&, int64_t begin, int64_t end);  // elements
 };
 
 // Null where the compiler or the architecture has no such instructions.

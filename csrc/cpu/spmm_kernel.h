@@ -80,6 +80,8 @@ inline void spmm_extremum_dx(const ExtremumDxArgs& args, int64_t begin, int64_t 
 inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin,
                                  int64_t end){ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)}
 
+#include "philox.h"
+
 #define ABKD_STRING_(text) #text
 #define ABKD_STRING(text) ABKD_STRING_(text)
 const Kernels table = {
@@ -90,7 +92,8 @@ const Kernels table = {
   spmm_extremum,
   sddmm,
   spmm_extremum_dx,
-  spmm_extremum_dvalue
+  spmm_extremum_dvalue,
+  dropout
 };
 
 }  // namespace ABKD_ISA
