@@ -1,5 +1,7 @@
 # Each target sets up what it needs in .venv; the second run is immediate.
 PYTHON ?= python3
+# Another package index for torch, for example the one that has its smaller CPU-only wheels.
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
@@ -11,7 +13,8 @@ setup: $(READY)
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel ninja numpy torch
+	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel ninja numpy
+	$(BIN)/pip install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	touch $@
 
 $(READY): $(VENV)/torch pyproject.toml setup.py $(SOURCES)

@@ -2,6 +2,7 @@
 
 from abkd_fast.data.assemble import ReadOptions as ReadOptions
 from abkd_fast.data.assemble import row_normalize as row_normalize
+from abkd_fast.data.download import cache_dir as cache_dir
 from abkd_fast.data.errors import DataError as DataError
 from abkd_fast.data.folder import from_folder as from_folder
 from abkd_fast.data.graph_data import GraphData as GraphData

@@ -43,6 +43,14 @@ class ReadOptions:
     val_per_class: int = 30
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        for option, least in (
+            *(("split", 0), ("split_seed", 0), ("train_per_class", 1), ("val_per_class", 1)),
+        ):
+            value = getattr(self, option)
+            if value is not None and value < least:
+                raise ValueError(f"{option} must be >= {least}, got {value}")
+
     @classmethod
     def parse(cls, options: dict[str, Any]) -> ReadOptions:
         """Build from keywords.
