@@ -29,7 +29,8 @@ struct SpmmArgs {
   bool mean;     // sum only
   bool maximum;  // extremum only
   int64_t edges = 0;
-  int64_t ahead = 0;  // prefetch the sources of edges so far on; 0: none
+  int64_t ahead = 0;   // prefetch the sources of edges so far on; 0: none
+  bool pairs = false;  // sum only: rows are long enough for two edges at a time
 };
 
 struct SddmmArgs {

@@ -6,14 +6,11 @@
 #include <vector>
 
 #include "../check.h"
+#include "output.h"
 #include "parallel.h"
 
 namespace abkd {
 namespace {
-
-Tensor empty(std::vector<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::empty(sizes, dtype);
-}
 
 // The weights as a contiguous [E] tensor in the accumulation dtype.
 std::optional<Tensor> check_value(const std::optional<Tensor>& value, const CsrTensors& csr,
@@ -24,7 +21,7 @@ std::optional<Tensor> check_value(const std::optional<Tensor>& value, const CsrT
   STD_TORCH_CHECK(value->dim() == 1 && value->numel() == csr.edges(), "value must be [E]");
   STD_TORCH_CHECK(value->scalar_type() == accumulation_dtype(dtype),
                   "value must be float32, or float64 where x is");
-  return torch::stable::contiguous(*value);
+  return as_contiguous(*value);
 }
 
 const void* data_or_null(const std::optional<Tensor>& tensor) {
@@ -34,13 +31,13 @@ const void* data_or_null(const std::optional<Tensor>& tensor) {
 Tensor check_features(const char* name, const Tensor& tensor, int64_t rows, ScalarType dtype) {
   check_matrix(name, tensor, dtype);
   check_size(name, tensor, 0, rows);
-  return torch::stable::contiguous(tensor);
+  return as_contiguous(tensor);
 }
 
 // How many edges ahead to ask for a source's features. Below the size of a second-level cache the
 // processor finds them in time by itself.
 int64_t prefetch_distance(int64_t sources, int64_t width, ScalarType dtype) {
-  constexpr int64_t kCached = 1 << 20;  // bytes
+  constexpr int64_t kCached = 8 << 20;  // bytes
   constexpr int64_t kLines = 256;       // under way at a time
   const int64_t row = width * bytes_of(dtype);
   if (sources * row <= kCached) {
@@ -57,7 +54,7 @@ void sum_rows(const SpmmArgs& args, const CsrTensors& csr, int64_t parts, Scalar
     offset.push_back(offset.back() + shared.chunks(row));
   }
   const int64_t bytes = args.width * bytes_of(accumulation_dtype(dtype));
-  const Tensor scratch = empty({offset.back() * bytes}, ScalarType::Byte);
+  const Tensor scratch = empty_output({offset.back() * bytes}, ScalarType::Byte);
   char* const sums = static_cast<char*>(scratch.data_ptr());
   const auto rows = [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); };
   const auto chunks = [&](int64_t row, int64_t from, int64_t to) {
@@ -84,7 +81,7 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
   const Tensor features = check_features("x", x, x.size(0), dtype);
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = x.size(1);
-  Tensor out = empty({csr.rows(), width}, dtype);
+  Tensor out = empty_output({csr.rows(), width}, dtype);
   const SpmmArgs args = {csr.view(),
                          type,
                          data_or_null(weights),
@@ -95,7 +92,8 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
                          mean,
                          false,
                          csr.edges(),
-                         prefetch_distance(x.size(0), width, dtype)};
+                         prefetch_distance(x.size(0), width, dtype),
+                         csr.edges() >= 4 * csr.rows()};
   const int64_t parts = parts_for(csr.rows() + csr.edges(), width);
   if (parts == 1) {
     kernels().spmm(args, 0, csr.rows());
@@ -118,8 +116,8 @@ std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col, std::opt
     STD_TORCH_CHECK(csr.pointer(i + 1) - csr.pointer(i) <= std::numeric_limits<int32_t>::max(),
                     "row ", i, " has 2^31 edges or more");
   }
-  Tensor out = empty({csr.rows(), width}, dtype);
-  Tensor arg = empty({winners ? csr.rows() : 0, width}, rowptr.scalar_type());
+  Tensor out = empty_output({csr.rows(), width}, dtype);
+  Tensor arg = empty_output({winners ? csr.rows() : 0, width}, rowptr.scalar_type());
   const SpmmArgs args = {csr.view(),
                          type,
                          data_or_null(weights),
@@ -143,7 +141,7 @@ Tensor sddmm_cpu(Tensor rowptr, Tensor col, Tensor a, Tensor b) {
   const Tensor left = check_features("a", a, csr.rows(), dtype);
   const Tensor right = check_features("b", b, b.size(0), dtype);
   check_size("b", b, 1, a.size(1));
-  Tensor out = empty({csr.edges()}, accumulation_dtype(dtype));
+  Tensor out = empty_output({csr.edges()}, accumulation_dtype(dtype));
   if (a.size(1) == 0) {
     return torch::stable::fill_(out, 0.0);
   }
@@ -162,13 +160,13 @@ Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm, std::opt
   const Dtype type = feature_dtype("dout", dout);
   STD_TORCH_CHECK(perm.scalar_type() == ScalarType::Long && perm.numel() == csr.edges(),
                   "perm must be int64 [E]");
-  const Tensor order = torch::stable::contiguous(perm);
+  const Tensor order = as_contiguous(perm);
   const Tensor winners = check_features("arg", arg, dout.size(0), rowptr_t.scalar_type());
   const Tensor gradient = check_features("dout", dout, dout.size(0), dtype);
   check_size("arg", arg, 1, dout.size(1));
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = dout.size(1);
-  Tensor out = empty({csr.rows(), width}, dtype);
+  Tensor out = empty_output({csr.rows(), width}, dtype);
   const ExtremumDxArgs args = {csr.view(),
                                type,
                                static_cast<const int64_t*>(order.data_ptr()),
@@ -192,7 +190,7 @@ Tensor spmm_extremum_dvalue_cpu(Tensor rowptr, Tensor col, Tensor x, Tensor arg,
   const int64_t width = x.size(1);
   check_size("arg", arg, 1, width);
   check_size("dout", dout, 1, width);
-  Tensor out = empty({csr.edges()}, accumulation_dtype(dtype));
+  Tensor out = empty_output({csr.edges()}, accumulation_dtype(dtype));
   const ExtremumDvalueArgs args = {
       csr.view(),     type, features.data_ptr(), winners.data_ptr(), gradient.data_ptr(),
       out.data_ptr(), width};
