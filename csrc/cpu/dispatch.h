@@ -65,6 +65,8 @@ struct ExtremumDvalueArgs {
   int64_t width;
 };
 
+struct LayerPairKernels;  // layer_pair.h
+
 // Element e of a tensor is dropped where word e % 4 of Philox4x32-10 is below `threshold`; its
 // counter is (e / 4 low, e / 4 high, layer, step), its key the seed.
 struct DropoutMask {
@@ -95,6 +97,7 @@ struct Kernels {
   void (*spmm_extremum_dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
   void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
   void (*dropout)(const DropoutArgs&, int64_t begin, int64_t end);  // elements
+  const LayerPairKernels* layer_pair;
 };
 
 // Null where the compiler or the architecture has no such instructions.

@@ -1,5 +1,6 @@
 // Every processor with AVX2 also has FMA and F16C.
 #include "dispatch.h"
+#include "layer_pair.h"
 #include "simd_begin.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -1,4 +1,5 @@
 #include "dispatch.h"
+#include "layer_pair.h"
 #include "simd_begin.h"
 
 #if defined(__x86_64__) && defined(__GNUC__)

@@ -80,6 +80,7 @@ inline void spmm_extremum_dx(const ExtremumDxArgs& args, int64_t begin, int64_t 
 inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin,
                                  int64_t end){ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)}
 
+#include "layer_pair_kernel.h"
 #include "philox.h"
 
 #define ABKD_STRING_(text) #text
@@ -93,7 +94,8 @@ const Kernels table = {
   sddmm,
   spmm_extremum_dx,
   spmm_extremum_dvalue,
-  dropout
+  dropout,
+  &layer_pair_table
 };
 
 }  // namespace ABKD_ISA
