@@ -278,11 +278,12 @@ class Totals:
 def zero_totals(problem: Problem, wanted: Wanted) -> Totals:
     """Totals of a pass in which no pair took part."""
     pairs = problem.zeros(len(problem.widths), len(problem.states))
-    maps = [
+    dteacher_map, dstudent_map = (
         problem.zeros(*(layer_map.shape if want else (0, layer_map.size(1))))
         for layer_map, want in zip((problem.teacher_map, problem.student_map), wanted, strict=True)
-    ]
-    return Totals(pairs, pairs.clone(), *maps, problem.state_gradients(wanted.student))
+    )
+    dstates = problem.state_gradients(wanted.student)
+    return Totals(pairs, pairs.clone(), dteacher_map, dstudent_map, dstates)
 
 
 def gradient_scale(problem: Problem) -> float:

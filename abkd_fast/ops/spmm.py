@@ -54,7 +54,8 @@ def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
     differentiate = torch.is_grad_enabled() and (x.requires_grad or trains_value)
     if reduce in ("max", "min"):
         if not differentiate:
-            return torch.ops.abkd_fast.spmm_extremum(rowptr, col, value, x, reduce == "max", False)[0]
+            arguments = (rowptr, col, value, x, reduce == "max", False)
+            return torch.ops.abkd_fast.spmm_extremum(*arguments)[0]
         transpose = graph.transposed() if x.requires_grad else (None, None, None)
         return _SpmmExtremum.apply(rowptr, col, value, x, *transpose, reduce == "max")[0]
     if not differentiate:
