@@ -314,7 +314,7 @@ inline void spmm_extremum_dx(const ExtremumDxArgs& args, void* scratch, int64_t 
 inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin,
                                  int64_t end){ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)}
 
-#include "philox.h"
+#include "conv_kernel.h"
 
 #define ABKD_STRING_(text) #text
 #define ABKD_STRING(text) ABKD_STRING_(text)
@@ -325,7 +325,10 @@ const Kernels table = {
   sddmm,
   spmm_extremum_dx,
   spmm_extremum_dvalue,
-  dropout
+  dropout,
+  conv,
+  transform,
+  conv_grad
 };
 
 }  // namespace ABKD_ISA
