@@ -140,6 +140,8 @@ def _conv(
     alpha, beta, relu, order, p, layer, step = constants
     if alpha == 0.0:
         x_0 = None
+    elif x_0 is x:
+        x_0 = x.view_as(x)  # torch.compile wants distinct arguments
     transform_first = order == "transform_first"
     trained = [t is not None and t.requires_grad for t in (x, weight, bias, x_0)]
     if torch.is_grad_enabled() and value is not None and value.requires_grad:
