@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from abkd_fast.column_sums import column_means
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 
@@ -32,7 +33,7 @@ class Capture:
     @property
     def means(self) -> list[Tensor]:
         """Mean over nodes of every state, each [d_j]; differentiable."""
-        return [state.mean(0) for state in self.states]
+        return [column_means(state) for state in self.states]
 
     @property
     def widths(self) -> list[int]:

@@ -41,6 +41,16 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       " Tensor[] second, Tensor mean, Tensor rest, Tensor products, Tensor cross, float count,"
       " Tensor attention, Tensor offset, Tensor u, bool want_teacher_map, bool want_student)"
       " -> (Tensor square, Tensor inner, Tensor dteacher_map, Tensor cross_map)");
+  m.def(
+      "conv(Tensor rowptr, Tensor col, Tensor? value, Tensor x, Tensor? weight, Tensor? bias,"
+      " Tensor? x_0, float alpha, float beta, bool relu, bool aggregate_first, bool keep_mixed,"
+      " float p, Tensor? seed, int layer, int step) -> (Tensor out, Tensor sums, Tensor mixed)");
+  m.def(
+      "conv_backward(Tensor? rowptr_t, Tensor? col_t, Tensor? value_t, Tensor dout,"
+      " Tensor? dsums, Tensor? out, Tensor? features, Tensor? weight, float alpha, float beta,"
+      " float p, Tensor? seed, int layer, int step, bool aggregate_first, bool want_x,"
+      " bool want_weight, bool want_x_0)"
+      " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dx_0)");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

@@ -46,7 +46,7 @@ def dropout(x: Tensor, p: float, seed: int | Tensor, layer: int = 0, step: int =
 
 def draw_seed() -> Tensor:
     """A seed [] int64 from torch's default CPU generator, which checkpoints keep."""
-    return torch.empty((), dtype=torch.int64).random_()
+    return torch.randint(2**63 - 1, ())
 
 
 def seed_tensor(seed: int | Tensor) -> Tensor:

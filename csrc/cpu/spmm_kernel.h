@@ -80,6 +80,8 @@ inline void spmm_extremum_dx(const ExtremumDxArgs& args, int64_t begin, int64_t 
 inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin,
                                  int64_t end){ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)}
 
+#include "conv_kernel.h"
+#include "gemm.h"
 #include "layer_pair_kernel.h"
 #include "philox.h"
 
@@ -95,7 +97,10 @@ const Kernels table = {
   spmm_extremum_dx,
   spmm_extremum_dvalue,
   dropout,
-  &layer_pair_table
+  &layer_pair_table,
+  conv,
+  transform,
+  conv_grad
 };
 
 }  // namespace ABKD_ISA
