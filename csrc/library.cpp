@@ -12,14 +12,15 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def("spmm(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool mean) -> Tensor");
   m.def("sddmm(Tensor rowptr, Tensor col, Tensor a, Tensor b) -> Tensor");
   m.def(
-      "spmm_extremum(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum)"
-      " -> (Tensor out, Tensor arg)");
+      "spmm_extremum(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool maximum,"
+      " bool winners) -> (Tensor out, Tensor arg)");
   m.def(
       "spmm_extremum_dx(Tensor rowptr_t, Tensor col_t, Tensor perm, Tensor? value, Tensor arg,"
       " Tensor dout) -> Tensor");
   m.def(
       "spmm_extremum_dvalue(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> "
       "Tensor");
+  m.def("dropout(Tensor x, float p, Tensor seed, int layer, int step) -> Tensor");
   m.def(
       "layer_pair_moment(Tensor teacher, SymInt[] widths, Tensor[] states, Tensor? nodes, Tensor? "
       "weight,"
@@ -40,6 +41,16 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       " Tensor[] second, Tensor mean, Tensor rest, Tensor products, Tensor cross, float count,"
       " Tensor attention, Tensor offset, Tensor u, bool want_teacher_map, bool want_student)"
       " -> (Tensor square, Tensor inner, Tensor dteacher_map, Tensor cross_map)");
+  m.def(
+      "conv(Tensor rowptr, Tensor col, Tensor? value, Tensor x, Tensor? weight, Tensor? bias,"
+      " Tensor? x_0, float alpha, float beta, bool relu, bool aggregate_first, bool keep_mixed,"
+      " float p, Tensor? seed, int layer, int step) -> (Tensor out, Tensor sums, Tensor mixed)");
+  m.def(
+      "conv_backward(Tensor? rowptr_t, Tensor? col_t, Tensor? value_t, Tensor dout,"
+      " Tensor? dsums, Tensor? out, Tensor? features, Tensor? weight, float alpha, float beta,"
+      " float p, Tensor? seed, int layer, int step, bool aggregate_first, bool want_x,"
+      " bool want_weight, bool want_x_0)"
+      " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dx_0)");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

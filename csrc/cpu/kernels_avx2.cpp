@@ -7,7 +7,7 @@
 ABKD_TARGET_BEGIN("avx2,fma,f16c")
 #define ABKD_ISA avx2
 #define ABKD_VECTOR_BYTES 32
-#include "spmm_kernel.h"
+#include "kernel_table.h"
 ABKD_TARGET_END
 const abkd::Kernels* abkd::kernels_avx2() { return &abkd::avx2::table; }
 #else

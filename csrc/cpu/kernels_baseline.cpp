@@ -5,5 +5,5 @@
 
 #define ABKD_ISA baseline
 #define ABKD_VECTOR_BYTES 16
-#include "spmm_kernel.h"
+#include "kernel_table.h"
 const abkd::Kernels* abkd::kernels_baseline() { return &abkd::baseline::table; }

@@ -1,7 +1,6 @@
 // layer_pair for one instruction set. No include guard: see simd_begin.h.
 
 // clang-format off: each file needs those before it
-#include "gemm.h"
 #include "layer_pair_nodes.h"
 #include "layer_pair_moment_kernel.h"
 #include "layer_pair_score.h"

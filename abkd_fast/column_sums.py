@@ -1,0 +1,25 @@
+"""Column sums that a layer computed on the way, kept with the hidden state they belong to.
+
+They are an attribute of the state: they live exactly as long, and stay differentiable.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def attach_column_sums(state: Tensor, sums: Tensor) -> Tensor:
+    """Return ``state`` [N, d], which from now on knows its column sums [d]."""
+    if torch.compiler.is_compiling():
+        return state  # attributes of tensors do not leave a compiled graph
+    state.column_sums = sums  # type: ignore[attr-defined]
+    return state
+
+
+def column_means(state: Tensor) -> Tensor:
+    """Mean over nodes [d], from the column sums where the layer left them; differentiable."""
+    sums = getattr(state, "column_sums", None)
+    if sums is None or state.size(0) == 0:
+        return state.mean(0)
+    return (sums / state.size(0)).to(state.dtype)
