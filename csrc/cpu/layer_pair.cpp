@@ -38,29 +38,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_cpu(
                   [&](void*, int64_t layer) { kernels().layer_pair->weigh(weigh, layer); });
   }
   const int64_t size = (layers.total() + width + 1) * ld;
-  const int64_t bytes = size * static_cast<int64_t>(sizeof(double));
-  given.set().groups = count_groups(given.set().num_rows, bytes, given.teacher_bytes());
-  const int64_t groups = given.set().groups;
-  Tensor totals = empty({groups, size}, ScalarType::Double);
-  const MomentArgs args = {given.set(),
-                           g_padded.data_ptr(),
-                           want_student ? k.data_ptr() : nullptr,
-                           row_padded.data_ptr(),
-                           static_cast<double*>(totals.data_ptr()),
-                           size,
-                           dstates.data_ptr()};
+  GroupTotals totals(given.set(), size, given.teacher_bytes());
+  const MomentArgs args = {
+      given.set(),           g_padded.data_ptr(), want_student ? k.data_ptr() : nullptr,
+      row_padded.data_ptr(), totals.data(),       size,
+      dstates.data_ptr()};
   parallel_each(
-      groups, kernels().layer_pair->moment_scratch(args),
+      totals.groups(), kernels().layer_pair->moment_scratch(args),
       [&](void* scratch, int64_t group) { kernels().layer_pair->moment(args, scratch, group); });
   Tensor cross = empty({layers.total(), width}, ScalarType::Double);
   Tensor second = empty({width, width}, ScalarType::Double);
   Tensor sum = empty({width}, ScalarType::Double);
-  int64_t start = 0;
   for (const Tensor& out : {cross, second, sum}) {
-    const int64_t rows = out.numel() / width;
-    sum_groups(args.totals + start, groups, size, rows, width, ld,
-               static_cast<double*>(out.data_ptr()));
-    start += rows * ld;
+    totals.collect(out, width, ld);
   }
   return {cross, second, sum, dstates};
 }
@@ -125,43 +115,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_pair_projection
   Tensor dstates = given.gradients(want_student);
   const int64_t size =
       pairs * (1 + ld) + cross.numel() + (dstudent_map.size(0) + dteacher_map.size(0)) * ld;
-  const int64_t bytes = size * static_cast<int64_t>(sizeof(double));
-  given.set().groups = count_groups(given.set().num_rows, bytes, given.teacher_bytes());
-  const int64_t groups = given.set().groups;
-  Tensor totals = empty({groups, size}, ScalarType::Double);
-  const ProjectionArgs args = {given.set(),
-                               ld,
-                               m.data_ptr(),
-                               n.data_ptr(),
-                               n_t.data_ptr(),
-                               bias_padded.data_ptr(),
-                               a.negated.data_ptr(),
-                               a.rho.data_ptr(),
-                               a.gamma.data_ptr(),
-                               u_padded.data_ptr(),
-                               w_padded.data_ptr(),
-                               scale,
-                               want_teacher_map,
-                               want_student,
-                               static_cast<double*>(totals.data_ptr()),
-                               size,
+  GroupTotals totals(given.set(), size, given.teacher_bytes());
+  const ProjectionArgs args = {given.set(),          ld,
+                               m.data_ptr(),         n.data_ptr(),
+                               n_t.data_ptr(),       bias_padded.data_ptr(),
+                               a.negated.data_ptr(), a.rho.data_ptr(),
+                               a.gamma.data_ptr(),   u_padded.data_ptr(),
+                               w_padded.data_ptr(),  scale,
+                               want_teacher_map,     want_student,
+                               totals.data(),        size,
                                dstates.data_ptr()};
-  parallel_each(groups, kernels().layer_pair->projection_scratch(args),
+  parallel_each(totals.groups(), kernels().layer_pair->projection_scratch(args),
                 [&](void* scratch, int64_t group) {
                   kernels().layer_pair->projection(args, scratch, group);
                 });
-  int64_t start = 0;
-  const auto collect = [&](const Tensor& out, int64_t width, int64_t stride) {
-    const int64_t rows = out.numel() / width;
-    sum_groups(args.totals + start, groups, size, rows, width, stride,
-               static_cast<double*>(out.data_ptr()));
-    start += rows * stride;
-  };
-  collect(squares, 1, 1);
-  collect(sums, r, ld);
-  collect(cross, 1, 1);
-  collect(dstudent_map, r, ld);
-  collect(dteacher_map, r, ld);
+  totals.collect(squares, 1, 1);
+  totals.collect(sums, r, ld);
+  totals.collect(cross, 1, 1);
+  totals.collect(dstudent_map, r, ld);
+  totals.collect(dteacher_map, r, ld);
   return {squares, sums, cross, dstudent_map, dteacher_map, dstates};
 }
 

@@ -142,4 +142,34 @@ class NodeTensors {
   NodeSet set_;
 };
 
+// The groups' float64 totals, and their sums one after the other.
+class GroupTotals {
+ public:
+  // Decides how many groups there are.
+  GroupTotals(NodeSet& set, int64_t size, int64_t teacher_bytes)
+      : groups_(
+            count_groups(set.num_rows, size * static_cast<int64_t>(sizeof(double)), teacher_bytes)),
+        size_(size),
+        totals_(empty({groups_, size}, ScalarType::Double)) {
+    set.groups = groups_;
+  }
+
+  int64_t groups() const { return groups_; }
+  double* data() const { return static_cast<double*>(totals_.data_ptr()); }
+
+  // The next [rows, ld] of every group, to out [rows, width].
+  void collect(const Tensor& out, int64_t width, int64_t ld) {
+    const int64_t rows = out.numel() / width;
+    sum_groups(data() + next_, groups_, size_, rows, width, ld,
+               static_cast<double*>(out.data_ptr()));
+    next_ += rows * ld;
+  }
+
+ private:
+  int64_t groups_;
+  int64_t size_;
+  int64_t next_ = 0;
+  Tensor totals_;
+};
+
 }  // namespace abkd

@@ -47,6 +47,22 @@ Tensor layer_pair_products_cpu(Tensor teacher_map, Tensor student_map,
   return products;
 }
 
+// A square float64 matrix per layer, contiguous and alive.
+struct Matrices {
+  std::vector<Tensor> kept;
+  std::vector<const double*> pointers;
+
+  Matrices(const std::vector<Tensor>& second, const Layers& layers) {
+    STD_TORCH_CHECK(static_cast<int64_t>(second.size()) == layers.count(),
+                    "second must hold a matrix per layer");
+    for (int64_t i = 0; i < layers.count(); ++i) {
+      const int64_t d = layers.widths[i];
+      kept.push_back(check_shape("second", second[i], {d, d}, ScalarType::Double));
+      pointers.push_back(doubles(kept.back()));
+    }
+  }
+};
+
 // With C_ij = cross_ij / count - mean_i^T rest_j and C_ii = second_i - mean_i^T mean_i: square [T]
 // <M_i, C_ii M_i>, inner [T, S] <M_i N_j^T, C_ij>, dteacher_map [D, r] rho_i C_ii M_i - sum_j A_ij
 // C_ij N_j + offset_i^T u_i in the dtype of the maps, and cross_map [C, r] sum_i A_ij C_ij^T M_i.
@@ -72,15 +88,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_maps_cpu(
       check_shape("attention", attention, {layers.count(), student.count()}, kDouble),
       check_shape("offset", offset, {layers.total()}, kDouble),
       check_shape("u", u, {layers.count(), r}, kDouble)};
-  STD_TORCH_CHECK(static_cast<int64_t>(second.size()) == layers.count(),
-                  "second must hold a matrix per layer");
-  std::vector<Tensor> kept;
-  std::vector<const double*> matrices;
-  for (int64_t i = 0; i < layers.count(); ++i) {
-    const int64_t d = layers.widths[i];
-    kept.push_back(check_shape("second", second[i], {d, d}, kDouble));
-    matrices.push_back(doubles(kept.back()));
-  }
+  const Matrices matrices(second, layers);
   std::vector<double> rho(layers.count());
   for (int64_t i = 0; i < attention.numel(); ++i) {
     rho[i / student.count()] += doubles(given[4])[i];
@@ -93,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_maps_cpu(
   const MomentMapsArgs args = {layers.view(type, m.data_ptr(), r),
                                student.view(Dtype::kFloat64, n.data_ptr(), r),
                                width,
-                               matrices.data(),
+                               matrices.pointers.data(),
                                doubles(given[0]),
                                doubles(given[1]),
                                doubles(given[2]),
