@@ -216,6 +216,13 @@ def test_nan_passes_relu_and_its_gradient(order):
     assert sums.isnan().all()
 
 
+def test_no_features_at_all():
+    x = torch.ones(5, 0, requires_grad=True)
+    out, sums = conv(random_graph(4, 5), x, None, act="relu")
+    assert out.shape == (4, 0) and sums.shape == (0,)
+    assert torch.autograd.grad((out.sum() + sums.sum()), x)[0].shape == (5, 0)
+
+
 def test_column_sums_are_added_in_float64():
     n = 300_000
     graph = CSRGraph.from_csr(torch.arange(n + 1), torch.arange(n))
