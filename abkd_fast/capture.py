@@ -81,7 +81,7 @@ def call_model(
 
 
 class Recorder:
-    """Runs a model and keeps the outputs of some of its modules.
+    """Runs a model and keeps the outputs of some of its modules, as long as it runs it.
 
     A module that is called several times (a shared layer) gives one state a call. Use it as a
     context manager, or call :meth:`close`, to remove the hooks.
@@ -95,6 +95,7 @@ class Recorder:
         self.model = model
         self.paths = match_layers(model, layers)
         self._calls: list[tuple[str, Tensor, int]] = []
+        self._recording = False
         modules = dict(model.named_modules())
         self._handles = [
             modules[path].register_forward_hook(self._hook(path)) for path in self.paths
@@ -107,7 +108,11 @@ class Recorder:
     def collect(self, call: Callable[[], Tensor], graph: CSRGraph | None = None) -> Capture:
         """Make ``call``, which must run the model once, and return its states and scores."""
         self._calls.clear()
-        logits = call()
+        self._recording = True
+        try:
+            logits = call()
+        finally:
+            self._recording = False
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise ValueError(
                 f"{type(self.model).__name__} must return class scores [N, C], got "
@@ -137,6 +142,8 @@ class Recorder:
 
     def _hook(self, path: str) -> Any:
         def record(module: nn.Module, args: Any, output: Any) -> None:
+            if not self._recording:
+                return
             if not isinstance(output, Tensor) or output.dim() != 2:
                 got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the output of {path!r} must be a tensor [N, d], got {got}")

@@ -36,6 +36,10 @@ inline ScalarType accumulation_dtype(ScalarType dtype) {
   return dtype == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+inline int64_t bytes_of(ScalarType dtype) {
+  return dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+}
+
 inline void check_matrix(const char* name, const Tensor& tensor, ScalarType dtype) {
   STD_TORCH_CHECK(tensor.dim() == 2, name, " must have 2 dimensions, got ", tensor.dim());
   STD_TORCH_CHECK(tensor.scalar_type() == dtype, name, " must have the dtype of x");
@@ -46,11 +50,16 @@ inline void check_size(const char* name, const Tensor& tensor, int64_t dim, int6
                   tensor.size(dim));
 }
 
+// torch::stable::contiguous goes through the dispatcher even where there is nothing to do.
+inline Tensor as_contiguous(const Tensor& tensor) {
+  return tensor.is_contiguous() ? tensor : torch::stable::contiguous(tensor);
+}
+
 // The CSR arrays, contiguous and alive, with their sizes.
 class CsrTensors {
  public:
   CsrTensors(const Tensor& rowptr, const Tensor& col)
-      : rowptr_(torch::stable::contiguous(rowptr)), col_(torch::stable::contiguous(col)) {
+      : rowptr_(as_contiguous(rowptr)), col_(as_contiguous(col)) {
     STD_TORCH_CHECK(rowptr_.dim() == 1 && rowptr_.numel() > 0, "rowptr must be [num_dst + 1]");
     STD_TORCH_CHECK(col_.dim() == 1, "col must be [E]");
     const ScalarType dtype = rowptr_.scalar_type();

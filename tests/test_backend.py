@@ -44,6 +44,9 @@ def test_backend_of():
         ("cpu", f"C++ extension, {_backend._isa} kernels"),
         ("reference", _backend._why),
     ]
+    torch_pass = ("torch", "one pass over node blocks, in torch matrix products")
+    assert backend_of("layer_pair") == ((backend, why) if BUILT else torch_pass)
+    assert backend_of("layer_pair", "cuda") == torch_pass
     assert backend_of("spmm", "cuda") == ("reference", "no kernel for cuda yet")
     with pytest.raises(ValueError, match="op_name must be an op of abkd_fast.ops, got 'spam'"):
         backend_of("spam")

@@ -51,7 +51,7 @@ def test_values(reduce, value, expected):
 def test_winners_are_edge_ids_first_edge_wins_ties_and_empty_rows_have_none():
     graph = tiny()
     x = torch.tensor([[0.0, 0.0], [7.0, 1.0], [7.0, 2.0]])
-    out, arg = torch.ops.abkd_fast.spmm_extremum(graph.rowptr, graph.col, None, x, True)
+    out, arg = torch.ops.abkd_fast.spmm_extremum(graph.rowptr, graph.col, None, x, True, True)
     assert out.tolist() == [[7.0, 2.0], [0.0, 0.0], [7.0, 2.0]]
     assert arg.tolist() == [[0, 1], [-1, -1], [2, 2]]
     assert arg.dtype == graph.col.dtype

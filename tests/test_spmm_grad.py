@@ -160,12 +160,13 @@ def op_arguments():
     graph = random_graph(7, 5, dtype=torch.float32)
     rowptr, col, value = graph.rowptr, graph.col, graph.value
     x, dout = torch.randn(5, 4), torch.randn(7, 4)
-    arg = OPS.spmm_extremum(rowptr, col, value, x, True)[1]
+    arg = OPS.spmm_extremum(rowptr, col, value, x, True, True)[1]
     return {
         "spmm": (rowptr, col, value, x, False),
         "spmm-mean": (rowptr, col, None, x.bfloat16(), True),
         "sddmm": (rowptr, col, dout, x),
-        "spmm_extremum": (rowptr, col, value, x, True),
+        "spmm_extremum": (rowptr, col, value, x, True, True),
+        "spmm_extremum-alone": (rowptr, col, value, x, True, False),
         "spmm_extremum_dx": (*graph.transposed(), value, arg, dout),
         "spmm_extremum_dvalue": (rowptr, col, x, arg, dout),
     }

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from abkd_fast.capture import Capture
-from abkd_fast.graph import CSRGraph
+from abkd_fast.data import GraphData
 from abkd_fast.teacher import TeacherCache
 
 
@@ -22,6 +22,9 @@ class Objective(nn.Module):
         label_weight: factor of the cross-entropy on the labels; factors of a sum multiply.
         needs_states: whether hidden states are compared, or only class scores.
         scalars: named, detached values of the last call, for the log.
+        attention: weights [T, S] of the layer pairs in the last call, detached; None for an
+            objective that has none.
+        dissimilarity: what they weight, [T, S], detached, or None.
     """
 
     label_weight: float = 1.0
@@ -30,11 +33,16 @@ class Objective(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scalars: dict[str, Tensor] = {}
+        self.attention: Tensor | None = None
+        self.dissimilarity: Tensor | None = None
 
     def setup(
-        self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
+        self, teacher: TeacherCache, student_widths: Sequence[int], data: GraphData | None
     ) -> None:
-        """Create parameters and constants for this teacher and these student widths."""
+        """Create parameters and constants for this teacher and these student widths.
+
+        ``data`` has the graph and the split, for objectives that need them; else it may be None.
+        """
 
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
@@ -54,6 +62,10 @@ class Objective(nn.Module):
 
     def __add__(self, other: Objective) -> WeightedSum:
         return WeightedSum([(1.0, self), (1.0, other)])
+
+    def __radd__(self, other: int) -> Objective:
+        """``0 + self``, with which sum() begins."""
+        return self if other == 0 else NotImplemented
 
     def __mul__(self, weight: float) -> WeightedSum:
         return WeightedSum([(float(weight), self)])
@@ -90,11 +102,11 @@ class WeightedSum(Objective):
         return list(self.objectives)  # type: ignore[arg-type]
 
     def setup(
-        self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
+        self, teacher: TeacherCache, student_widths: Sequence[int], data: GraphData | None
     ) -> None:
         """Set up every term."""
         for term in self.terms():
-            term.setup(teacher, student_widths, graph)
+            term.setup(teacher, student_widths, data)
 
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from abkd_fast.ops import _layer_pair_checks as checks
-from abkd_fast.ops._layer_pair_blocks import Problem, Totals, Wanted, select_nodes
+from abkd_fast.ops import _layer_pair_maps as _layer_pair_maps  # registers its ops
+from abkd_fast.ops import _layer_pair_passes as _layer_pair_passes
+from abkd_fast.ops._layer_pair_blocks import (
+    Problem,
+    Totals,
+    Wanted,
+    near_mean,
+    select_nodes,
+    zero_totals,
+)
 from abkd_fast.ops._layer_pair_direct import add_near_pairs
 from abkd_fast.ops._layer_pair_moment import Moments as Moments
 from abkd_fast.ops._layer_pair_moment import run_moment
@@ -130,10 +139,10 @@ def _blocked(
     dtype = student_states[0].dtype
     nodes, weight = select_nodes(mask, weight, dtype)
     total = checks.check_values(teacher.size(0), nodes, weight, count)
-    offset = torch.zeros_like(teacher[0], dtype=torch.float64) if shift is None else shift.double()
     problem = Problem(
-        teacher, list(widths), student_states, teacher_map, student_map, offset,
-        nodes, weight, total,
+        teacher, list(widths), student_states, nodes, weight,
+        torch.cat([near_mean(state, nodes, dtype) for state in student_states]),
+        teacher_map, student_map, None if shift is None else shift.double(), total,
     )  # fmt: skip
     wanted = Wanted(want_teacher_map, want_student)
     with torch.autocast(teacher.device.type, enabled=False):
@@ -199,7 +208,7 @@ def _run(
     if bool(near.any()):
         d = totals.dissimilarity
         if bool(near.all()):
-            totals = Totals(problem)
+            totals = zero_totals(problem, wanted)
         elif any(wanted):
             totals = run(attention.masked_fill(near, 0.0))
             totals.dissimilarity = d

@@ -54,7 +54,8 @@ def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
     differentiate = torch.is_grad_enabled() and (x.requires_grad or trains_value)
     if reduce in ("max", "min"):
         if not differentiate:
-            return torch.ops.abkd_fast.spmm_extremum(rowptr, col, value, x, reduce == "max")[0]
+            arguments = (rowptr, col, value, x, reduce == "max", False)
+            return torch.ops.abkd_fast.spmm_extremum(*arguments)[0]
         transpose = graph.transposed() if x.requires_grad else (None, None, None)
         return _SpmmExtremum.apply(rowptr, col, value, x, *transpose, reduce == "max")[0]
     if not differentiate:
@@ -177,7 +178,7 @@ class _SpmmExtremum(Function):
         perm: Tensor | None,
         maximum: bool,
     ) -> tuple[Tensor, Tensor]:
-        out, arg = torch.ops.abkd_fast.spmm_extremum(rowptr, col, value, x, maximum)
+        out, arg = torch.ops.abkd_fast.spmm_extremum(rowptr, col, value, x, maximum, True)
         ctx.mark_non_differentiable(arg)
         saved_x = x if ctx.needs_input_grad[2] else None
         ctx.save_for_backward(rowptr, col, value, saved_x, rowptr_t, col_t, perm, arg)
@@ -230,10 +231,10 @@ def _like_edges(rowptr: Tensor, col: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _like_rows_and_winners(
-    rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, maximum: bool
+    rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, maximum: bool, winners: bool
 ) -> tuple[Tensor, Tensor]:
-    shape = (rowptr.numel() - 1, x.size(1))
-    return x.new_empty(shape), col.new_empty(shape)
+    rows, width = rowptr.numel() - 1, x.size(1)
+    return x.new_empty(rows, width), col.new_empty(rows if winners else 0, width)
 
 
 def _like_sources(

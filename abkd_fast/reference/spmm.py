@@ -20,7 +20,7 @@ def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
     value = None if value is None else value.to(accumulation_dtype(x))
     if reduce in ("sum", "mean"):
         return op_spmm(graph.rowptr, graph.col, value, x, reduce == "mean")
-    return op_spmm_extremum(graph.rowptr, graph.col, value, x, reduce == "max")[0]
+    return op_spmm_extremum(graph.rowptr, graph.col, value, x, reduce == "max", False)[0]
 
 
 def op_spmm(rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, mean: bool) -> Tensor:
@@ -40,9 +40,12 @@ def op_sddmm(rowptr: Tensor, col: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def op_spmm_extremum(
-    rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, maximum: bool
+    rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, maximum: bool, winners: bool
 ) -> tuple[Tensor, Tensor]:
-    """The largest (or smallest) message of every row and its edge; NaN beats every number."""
+    """The largest (or smallest) message of every row and its edge; NaN beats every number.
+
+    Without ``winners`` the edges are [0, F].
+    """
     num_dst, num_edges, width = rowptr.numel() - 1, col.numel(), x.size(1)
     messages = _messages(col, value, x)
     row = _row(rowptr, col)
@@ -58,7 +61,8 @@ def op_spmm_extremum(
         )
     # Rows without edges read a message of zeros behind the last edge's.
     out = torch.cat([messages, messages.new_zeros(1, width)]).gather(0, arg)
-    return out.to(x.dtype), arg.masked_fill(arg == num_edges, -1).to(col.dtype)
+    arg = arg.masked_fill(arg == num_edges, -1).to(col.dtype)
+    return out.to(x.dtype), arg if winners else arg.new_empty(0, width)
 
 
 def op_spmm_extremum_dx(

@@ -4,11 +4,8 @@
 // over rows are added to the caller's partial sums, so results depend on the caller's ranges of
 // rows and not on the threads that run them.
 
-#include "gemm.h"
-#include "philox.h"
-
 // Rows summed in the features' own dtype before they are added in double.
-constexpr int64_t kSumRows = 48;
+constexpr int64_t kColumnRows = 48;
 
 // -- column strips -------------------------------------------------------------------------
 
@@ -181,8 +178,8 @@ void conv_rows(const ConvPass& pass, const ConvPartial& to, int64_t begin, int64
     if (to.sums != nullptr) {
       const T lowest = pass.relu ? 0 : -static_cast<T>(__builtin_inf());
       const T* bias = static_cast<const T*>(pass.bias);
-      for (int64_t i = 0; i < rows; i += kSumRows) {
-        const int64_t n = rows - i < kSumRows ? rows - i : kSumRows;
+      for (int64_t i = 0; i < rows; i += kColumnRows) {
+        const int64_t n = rows - i < kColumnRows ? rows - i : kColumnRows;
         Columns<T, kLanes<T>>::finish(out + i * pass.width_out, n, pass.width_out, bias, lowest,
                                       to.sums, 0);
       }
@@ -220,8 +217,8 @@ void conv_grad_rows(const ConvGrad& grad, const ConvPartial& to, int64_t begin, 
     if (grad.dz != nullptr) {
       dz = static_cast<T*>(grad.dz) + start * width;
     }
-    for (int64_t i = 0; i < rows; i += kSumRows) {
-      const int64_t n = rows - i < kSumRows ? rows - i : kSumRows;
+    for (int64_t i = 0; i < rows; i += kColumnRows) {
+      const int64_t n = rows - i < kColumnRows ? rows - i : kColumnRows;
       const GradColumns<T> at = {row(grad.dout, start + i), static_cast<const T*>(grad.dsums),
                                  row(grad.out, start + i), dz + i * width, width};
       Columns<T, kLanes<T>>::grad(at, n, to.sums, 0);

@@ -14,6 +14,9 @@ struct Csr {
   bool wide;
 };
 
+// A row of more edges is summed in chunks of so many, whatever the number of threads.
+constexpr int64_t kChunk = 1024;
+
 // `value` is in the accumulation dtype: float, or double for double features.
 struct SpmmArgs {
   Csr csr;
@@ -21,10 +24,13 @@ struct SpmmArgs {
   const void* value;  // [E] or null: every edge counts 1
   const void* x;      // [num_src, width]
   void* out;          // [num_dst, width]
-  void* arg;          // [num_dst, width] edge ids, extremum only
+  void* arg;          // [num_dst, width] edge ids or null, extremum only
   int64_t width;
   bool mean;     // sum only
   bool maximum;  // extremum only
+  int64_t edges = 0;
+  int64_t ahead = 0;   // prefetch the sources of edges so far on; 0: none
+  bool pairs = false;  // sum only: rows are long enough for two edges at a time
 };
 
 struct SddmmArgs {
@@ -34,6 +40,8 @@ struct SddmmArgs {
   const void* b;  // [num_src, width]
   void* out;      // [E], accumulation dtype
   int64_t width;
+  int64_t rows;
+  int64_t ahead;
 };
 
 struct ExtremumDxArgs {
@@ -56,6 +64,8 @@ struct ExtremumDvalueArgs {
   void* out;  // [E], accumulation dtype
   int64_t width;
 };
+
+struct LayerPairKernels;  // layer_pair.h
 
 // Element e of a tensor is dropped where word e % 4 of Philox4x32-10 is below `threshold`; its
 // counter is (e / 4 low, e / 4 high, layer, step), its key the seed.
@@ -125,15 +135,20 @@ struct ConvPartial {
   void* dweight;
 };
 
-// Each kernel fills rows [begin, end) of its output and nothing else.
+// Each kernel fills rows [begin, end) of its output and nothing else. A chunk is edges [first,
+// stop) of one row; its sums [width] are in the accumulation dtype. sddmm fills edges [first,
+// stop).
 struct Kernels {
   const char* isa;
   void (*spmm)(const SpmmArgs&, int64_t begin, int64_t end);
+  void (*spmm_chunk)(const SpmmArgs&, int64_t first, int64_t stop, void* sums);
+  void (*spmm_add_chunks)(const SpmmArgs&, int64_t row, void* sums, int64_t chunks);
   void (*spmm_extremum)(const SpmmArgs&, int64_t begin, int64_t end);
-  void (*sddmm)(const SddmmArgs&, int64_t begin, int64_t end);
-  void (*spmm_extremum_dx)(const ExtremumDxArgs&, void* scratch, int64_t begin, int64_t end);
+  void (*sddmm)(const SddmmArgs&, int64_t first, int64_t stop);
+  void (*spmm_extremum_dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
   void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
   void (*dropout)(const DropoutArgs&, int64_t begin, int64_t end);  // elements
+  const LayerPairKernels* layer_pair;
   void (*conv)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
   void (*transform)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
   void (*conv_grad)(const ConvGrad&, const ConvPartial&, int64_t begin, int64_t end);

@@ -1,18 +1,16 @@
 // Host side of spmm, sddmm and the extremum ops on the CPU: checks, outputs, threads.
 
+#include <algorithm>
 #include <limits>
 #include <tuple>
 #include <vector>
 
 #include "../check.h"
+#include "output.h"
 #include "parallel.h"
 
 namespace abkd {
 namespace {
-
-Tensor empty(std::vector<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::empty(sizes, dtype);
-}
 
 // The weights as a contiguous [E] tensor in the accumulation dtype.
 std::optional<Tensor> check_value(const std::optional<Tensor>& value, const CsrTensors& csr,
@@ -23,7 +21,7 @@ std::optional<Tensor> check_value(const std::optional<Tensor>& value, const CsrT
   STD_TORCH_CHECK(value->dim() == 1 && value->numel() == csr.edges(), "value must be [E]");
   STD_TORCH_CHECK(value->scalar_type() == accumulation_dtype(dtype),
                   "value must be float32, or float64 where x is");
-  return torch::stable::contiguous(*value);
+  return as_contiguous(*value);
 }
 
 const void* data_or_null(const std::optional<Tensor>& tensor) {
@@ -33,7 +31,47 @@ const void* data_or_null(const std::optional<Tensor>& tensor) {
 Tensor check_features(const char* name, const Tensor& tensor, int64_t rows, ScalarType dtype) {
   check_matrix(name, tensor, dtype);
   check_size(name, tensor, 0, rows);
-  return torch::stable::contiguous(tensor);
+  return as_contiguous(tensor);
+}
+
+// How many edges ahead to ask for a source's features. Below the size of a second-level cache the
+// processor finds them in time by itself.
+int64_t prefetch_distance(int64_t sources, int64_t width, ScalarType dtype) {
+  constexpr int64_t kCached = 8 << 20;  // bytes
+  constexpr int64_t kLines = 256;       // under way at a time
+  const int64_t row = width * bytes_of(dtype);
+  if (sources * row <= kCached) {
+    return 0;
+  }
+  return std::clamp<int64_t>(kLines * 64 / row, 16, 64);
+}
+
+// Rows that several threads share: their chunks' sums, and which rows those are.
+void sum_rows(const SpmmArgs& args, const CsrTensors& csr, int64_t parts, ScalarType dtype) {
+  const SharedRows shared(csr, parts);
+  std::vector<int64_t> offset = {0};
+  for (const int64_t row : shared.split()) {
+    offset.push_back(offset.back() + shared.chunks(row));
+  }
+  const int64_t bytes = args.width * bytes_of(accumulation_dtype(dtype));
+  const Tensor scratch = empty_output({offset.back() * bytes}, ScalarType::Byte);
+  char* const sums = static_cast<char*>(scratch.data_ptr());
+  const auto rows = [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); };
+  const auto chunks = [&](int64_t row, int64_t from, int64_t to) {
+    const auto& split = shared.split();
+    const int64_t slot = offset[std::lower_bound(split.begin(), split.end(), row) - split.begin()];
+    for (int64_t chunk = from; chunk < to; ++chunk) {
+      const int64_t first = csr.pointer(row) + chunk * kChunk;
+      const int64_t stop = std::min(first + kChunk, csr.pointer(row + 1));
+      kernels().spmm_chunk(args, first, stop, sums + (slot + chunk) * bytes);
+    }
+  };
+  torch::stable::parallel_for(
+      0, parts, 1, [&](int64_t begin, int64_t end) { shared.visit(begin, end, rows, chunks); });
+  for (size_t k = 0; k < shared.split().size(); ++k) {
+    kernels().spmm_add_chunks(args, shared.split()[k], sums + offset[k] * bytes,
+                              offset[k + 1] - offset[k]);
+  }
 }
 
 Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x, bool mean) {
@@ -43,16 +81,30 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
   const Tensor features = check_features("x", x, x.size(0), dtype);
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = x.size(1);
-  Tensor out = empty({csr.rows(), width}, dtype);
-  const SpmmArgs args = {
-      csr.view(), type, data_or_null(weights), features.data_ptr(), out.data_ptr(), nullptr, width,
-      mean,       false};
-  parallel_rows(csr, width, [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); });
+  Tensor out = empty_output({csr.rows(), width}, dtype);
+  const SpmmArgs args = {csr.view(),
+                         type,
+                         data_or_null(weights),
+                         features.data_ptr(),
+                         out.data_ptr(),
+                         nullptr,
+                         width,
+                         mean,
+                         false,
+                         csr.edges(),
+                         prefetch_distance(x.size(0), width, dtype),
+                         csr.edges() >= 4 * csr.rows()};
+  const int64_t parts = parts_for(csr.rows() + csr.edges(), width);
+  if (parts == 1) {
+    kernels().spmm(args, 0, csr.rows());
+  } else {
+    sum_rows(args, csr, parts, dtype);
+  }
   return out;
 }
 
 std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value,
-                                             Tensor x, bool maximum) {
+                                             Tensor x, bool maximum, bool winners) {
   const CsrTensors csr(rowptr, col);
   const ScalarType dtype = x.scalar_type();
   const Dtype type = feature_dtype("x", x);
@@ -64,17 +116,19 @@ std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col, std::opt
     STD_TORCH_CHECK(csr.pointer(i + 1) - csr.pointer(i) <= std::numeric_limits<int32_t>::max(),
                     "row ", i, " has 2^31 edges or more");
   }
-  Tensor out = empty({csr.rows(), width}, dtype);
-  Tensor arg = empty({csr.rows(), width}, rowptr.scalar_type());
+  Tensor out = empty_output({csr.rows(), width}, dtype);
+  Tensor arg = empty_output({winners ? csr.rows() : 0, width}, rowptr.scalar_type());
   const SpmmArgs args = {csr.view(),
                          type,
                          data_or_null(weights),
                          features.data_ptr(),
                          out.data_ptr(),
-                         arg.data_ptr(),
+                         winners ? arg.data_ptr() : nullptr,
                          width,
                          false,
-                         maximum};
+                         maximum,
+                         csr.edges(),
+                         prefetch_distance(x.size(0), width, dtype)};
   parallel_rows(csr, width,
                 [&](int64_t begin, int64_t end) { kernels().spmm_extremum(args, begin, end); });
   return {out, arg};
@@ -87,14 +141,15 @@ Tensor sddmm_cpu(Tensor rowptr, Tensor col, Tensor a, Tensor b) {
   const Tensor left = check_features("a", a, csr.rows(), dtype);
   const Tensor right = check_features("b", b, b.size(0), dtype);
   check_size("b", b, 1, a.size(1));
-  Tensor out = empty({csr.edges()}, accumulation_dtype(dtype));
+  Tensor out = empty_output({csr.edges()}, accumulation_dtype(dtype));
   if (a.size(1) == 0) {
     return torch::stable::fill_(out, 0.0);
   }
-  const SddmmArgs args = {csr.view(),       type,           left.data_ptr(),
-                          right.data_ptr(), out.data_ptr(), a.size(1)};
-  parallel_rows(csr, a.size(1),
-                [&](int64_t begin, int64_t end) { kernels().sddmm(args, begin, end); });
+  const SddmmArgs args = {
+      csr.view(),     type,      left.data_ptr(), right.data_ptr(),
+      out.data_ptr(), a.size(1), csr.rows(),      prefetch_distance(b.size(0), b.size(1), dtype)};
+  parallel_ranges(csr.edges(), parts_for(csr.edges(), a.size(1)),
+                  [&](int64_t first, int64_t stop) { kernels().sddmm(args, first, stop); });
   return out;
 }
 
@@ -105,13 +160,13 @@ Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm, std::opt
   const Dtype type = feature_dtype("dout", dout);
   STD_TORCH_CHECK(perm.scalar_type() == ScalarType::Long && perm.numel() == csr.edges(),
                   "perm must be int64 [E]");
-  const Tensor order = torch::stable::contiguous(perm);
+  const Tensor order = as_contiguous(perm);
   const Tensor winners = check_features("arg", arg, dout.size(0), rowptr_t.scalar_type());
   const Tensor gradient = check_features("dout", dout, dout.size(0), dtype);
   check_size("arg", arg, 1, dout.size(1));
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = dout.size(1);
-  Tensor out = empty({csr.rows(), width}, dtype);
+  Tensor out = empty_output({csr.rows(), width}, dtype);
   const ExtremumDxArgs args = {csr.view(),
                                type,
                                static_cast<const int64_t*>(order.data_ptr()),
@@ -120,10 +175,8 @@ Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm, std::opt
                                gradient.data_ptr(),
                                out.data_ptr(),
                                width};
-  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
-    std::vector<double> scratch(width);  // holds a row of floats or doubles
-    kernels().spmm_extremum_dx(args, scratch.data(), begin, end);
-  });
+  parallel_rows(csr, width,
+                [&](int64_t begin, int64_t end) { kernels().spmm_extremum_dx(args, begin, end); });
   return out;
 }
 
@@ -137,7 +190,7 @@ Tensor spmm_extremum_dvalue_cpu(Tensor rowptr, Tensor col, Tensor x, Tensor arg,
   const int64_t width = x.size(1);
   check_size("arg", arg, 1, width);
   check_size("dout", dout, 1, width);
-  Tensor out = empty({csr.edges()}, accumulation_dtype(dtype));
+  Tensor out = empty_output({csr.edges()}, accumulation_dtype(dtype));
   const ExtremumDvalueArgs args = {
       csr.view(),     type, features.data_ptr(), winners.data_ptr(), gradient.data_ptr(),
       out.data_ptr(), width};

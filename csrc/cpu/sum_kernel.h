@@ -1,0 +1,245 @@
+// Sum and mean over the edges of a row. No include guard: part of spmm_kernel.h.
+//
+// A tile of the row, up to kTile vectors, stays in registers while the row's edges pass by, in
+// order. Widths that are no multiple of the vector end in a vector that overlaps the one before
+// it: the same sums are computed twice, and no lane is masked. A row of more than kChunk edges is
+// the sum of the sums of its chunks, so that threads can share it without changing a bit.
+
+#if ABKD_VECTOR_BYTES >= 64
+constexpr int kTile = 16;  // of 32 registers
+#else
+constexpr int kTile = 8;
+#endif
+constexpr int kChunkTile = 4;
+
+// Consecutive edges, and the features of the sources from the tile's first on.
+template <typename T, typename I>
+struct Edges {
+  const I* col;
+  const Acc<T>* value;  // or null
+  int64_t count;
+  int64_t ahead;  // prefetch the source of the edge so many edges on; 0: none
+  const T* x;
+  int64_t width;
+};
+
+// Edges [first, stop), features from `start` on.
+template <typename T, typename I>
+inline Edges<T, I> edges_of(const SpmmArgs& args, int64_t first, int64_t stop, int64_t start) {
+  const Acc<T>* value = static_cast<const Acc<T>*>(args.value);
+  return {static_cast<const I*>(args.csr.col) + first,
+          value == nullptr ? nullptr : value + first,
+          stop - first,
+          stop + args.ahead <= args.edges ? args.ahead : 0,
+          static_cast<const T*>(args.x) + start,
+          args.width};
+}
+
+template <typename T, int W, int N>
+inline void prefetch_tile(const T* source) {
+  constexpr int kPerLine = 64 / (W * static_cast<int>(sizeof(T)));
+  for (int k = 0; k < N; k += kPerLine > 1 ? kPerLine : 1) {
+    __builtin_prefetch(source + k * W);
+  }
+}
+
+// acc[k] += the edges' sum in N vectors of features, the last of them at `last`.
+template <typename T, typename I, int W, int N, bool WEIGHTED>
+inline void add_edges(const Edges<T, I>& edges, int64_t last, Vec<Acc<T>, W>* acc) {
+  using V = Vec<Acc<T>, W>;
+  for (int64_t e = 0; e < edges.count; ++e) {
+    if (edges.ahead != 0) {
+      const int64_t coming = edges.col[e + edges.ahead];
+      prefetch_tile<T, W, N>(edges.x + coming * edges.width);
+    }
+    const T* source = edges.x + static_cast<int64_t>(edges.col[e]) * edges.width;
+    for (int k = 0; k < N; ++k) {
+      const V v = Load<W>::of(source + (k + 1 < N ? k * W : last));
+      acc[k] += WEIGHTED ? edges.value[e] * v : v;
+    }
+  }
+}
+
+// The same for one vector, two edges at a time into two sums: alone, additions would wait for each
+// other. An odd last edge is joined by zeros, which costs less than a branch that is often
+// mispredicted.
+template <typename T, typename I, int W, bool WEIGHTED>
+inline Vec<Acc<T>, W> pair_sum(const Edges<T, I>& edges) {
+  alignas(64) static const T kZeros[W] = {};
+  Vec<Acc<T>, W> even = {};
+  Vec<Acc<T>, W> odd = {};
+  for (int64_t e = 0; e < edges.count; e += 2) {
+    const bool both = e + 1 < edges.count;
+    const int64_t next = both ? e + 1 : e;
+    const T* first = edges.x + static_cast<int64_t>(edges.col[e]) * edges.width;
+    const T* second = edges.x + static_cast<int64_t>(edges.col[next]) * edges.width;
+    const auto a = Load<W>::of(first);
+    const auto b = Load<W>::of(both ? second : kZeros);
+    even += WEIGHTED ? edges.value[e] * a : a;
+    odd += WEIGHTED ? (both ? edges.value[next] : 0) * b : b;
+  }
+  return even + odd;
+}
+
+template <typename T>
+inline Acc<T> divisor_of(const SpmmArgs& args, int64_t degree) {
+  return args.mean && degree > 1 ? static_cast<Acc<T>>(degree) : 1;
+}
+
+// -- rows that threads may share -----------------------------------------------------------
+
+template <typename T, typename I, int W, int N, bool WEIGHTED>
+void chunk_tile(const Edges<T, I>& edges, int64_t last, Acc<T>* sums) {
+  Vec<Acc<T>, W> acc[N] = {};
+  add_edges<T, I, W, N, WEIGHTED>(edges, last, acc);
+  for (int k = 0; k < N; ++k) {
+    Store<W>::to(sums + (k + 1 < N ? k * W : last), acc[k]);
+  }
+}
+
+// sums[f] = the sum of edges [first, stop) in `count` >= W features from `start` on.
+template <typename T, typename I, int W, bool WEIGHTED>
+__attribute__((noinline)) void chunk_sums(const SpmmArgs& args, int64_t first, int64_t stop,
+                                          int64_t start, int64_t count, Acc<T>* sums) {
+  for (int64_t f = 0; f < count;) {
+    const int64_t left = count - f;
+    if (left > (kChunkTile - 1) * W) {
+      const int64_t features = left < kChunkTile * W ? left : kChunkTile * W;
+      const Edges<T, I> edges = edges_of<T, I>(args, first, stop, start + f);
+      chunk_tile<T, I, W, kChunkTile, WEIGHTED>(edges, features - W, sums + f);
+      f += features;
+    } else {
+      const int64_t at = left < W ? count - W : f;
+      const Edges<T, I> edges = edges_of<T, I>(args, first, stop, start + at);
+      chunk_tile<T, I, W, 1, WEIGHTED>(edges, 0, sums + at);
+      f = at + W;
+    }
+  }
+}
+
+template <typename T>
+void add_row(Acc<T>* total, const Acc<T>* sums, int64_t count) {
+  for (int64_t f = 0; f < count; ++f) {
+    total[f] += sums[f];
+  }
+}
+
+template <typename T>
+void store_row(const SpmmArgs& args, const Acc<T>* total, int64_t degree, int64_t count, T* out) {
+  const Acc<T> divisor = divisor_of<T>(args, degree);
+  for (int64_t f = 0; f < count; ++f) {
+    Store<1>::to(out + f, Vec<Acc<T>, 1>{divisor == 1 ? total[f] : total[f] / divisor});
+  }
+}
+
+// A row of several chunks, in one thread; `count` features from `start` on, at most a tile.
+template <typename T, typename I, int W, bool WEIGHTED>
+__attribute__((noinline)) void long_row(const SpmmArgs& args, int64_t first, int64_t stop,
+                                        int64_t start, int64_t count, T* out) {
+  Acc<T> total[kTile * W];
+  Acc<T> sums[kTile * W];
+  chunk_sums<T, I, W, WEIGHTED>(args, first, first + kChunk, start, count, total);
+  for (int64_t e = first + kChunk; e < stop; e += kChunk) {
+    const int64_t end = e + kChunk < stop ? e + kChunk : stop;
+    chunk_sums<T, I, W, WEIGHTED>(args, e, end, start, count, sums);
+    add_row<T>(total, sums, count);
+  }
+  store_row<T>(args, total, stop - first, count, out);
+}
+
+// -- whole rows ----------------------------------------------------------------------------
+
+// Rows [begin, end), features [start, start + last + W): N vectors, the last of them at `last`.
+template <typename T, typename I, int W, int N, bool WEIGHTED>
+void sum_tiles(const SpmmArgs& args, int64_t begin, int64_t end, int64_t start, int64_t last) {
+  using V = Vec<Acc<T>, W>;
+  const I* rowptr = static_cast<const I*>(args.csr.rowptr);
+  T* out = static_cast<T*>(args.out) + start;
+  for (int64_t i = begin; i < end; ++i) {
+    const int64_t first = rowptr[i];
+    const int64_t degree = rowptr[i + 1] - first;
+    T* row = out + i * args.width;
+    if (degree > kChunk) {
+      long_row<T, I, W, WEIGHTED>(args, first, first + degree, start, last + W, row);
+      continue;
+    }
+    const Edges<T, I> edges = edges_of<T, I>(args, first, first + degree, start);
+    V acc[N] = {};
+    if (N == 1 && args.pairs && args.ahead == 0) {
+      acc[0] = pair_sum<T, I, W, WEIGHTED>(edges);
+    } else {
+      add_edges<T, I, W, N, WEIGHTED>(edges, last, acc);
+    }
+    const Acc<T> divisor = divisor_of<T>(args, degree);
+    for (int k = 0; k < N; ++k) {
+      const V v = divisor == 1 ? acc[k] : acc[k] / divisor;
+      Store<W>::to(row + (k + 1 < N ? k * W : last), v);
+    }
+  }
+}
+
+template <typename T, typename I, int W>
+struct SumRows {
+  static void run(const SpmmArgs& args, int64_t begin, int64_t end) {
+    const int64_t vectors = (args.width + W - 1) / W;
+    const int64_t tiles = (vectors + kTile - 1) / kTile;
+    const int64_t per_tile = (vectors + tiles - 1) / tiles;
+    for (int64_t first = 0; first < vectors; first += per_tile) {
+      const int64_t count = first + per_tile < vectors ? per_tile : vectors - first;
+      const int64_t stop = first + count < vectors ? (first + count) * W : args.width;
+      const int64_t last = stop - W - first * W;
+      const auto body = args.value == nullptr ? body_of<false>(count) : body_of<true>(count);
+      body(args, begin, end, first * W, last);
+    }
+  }
+
+  using Body = void (*)(const SpmmArgs&, int64_t, int64_t, int64_t, int64_t);
+
+  // Vectors narrower than the widest serve widths of one or two of them only.
+  template <bool WEIGHTED>
+  static Body body_of(int64_t count) {
+    if constexpr (W < kLanes<T>) {
+      return count == 1 ? sum_tiles<T, I, W, 1, WEIGHTED> : sum_tiles<T, I, W, 2, WEIGHTED>;
+    } else {
+      constexpr Body kBodies[] = {
+          sum_tiles<T, I, W, 1, WEIGHTED>,  sum_tiles<T, I, W, 2, WEIGHTED>,
+          sum_tiles<T, I, W, 3, WEIGHTED>,  sum_tiles<T, I, W, 4, WEIGHTED>,
+          sum_tiles<T, I, W, 5, WEIGHTED>,  sum_tiles<T, I, W, 6, WEIGHTED>,
+          sum_tiles<T, I, W, 7, WEIGHTED>,  sum_tiles<T, I, W, 8, WEIGHTED>,
+#if ABKD_VECTOR_BYTES >= 64
+          sum_tiles<T, I, W, 9, WEIGHTED>,  sum_tiles<T, I, W, 10, WEIGHTED>,
+          sum_tiles<T, I, W, 11, WEIGHTED>, sum_tiles<T, I, W, 12, WEIGHTED>,
+          sum_tiles<T, I, W, 13, WEIGHTED>, sum_tiles<T, I, W, 14, WEIGHTED>,
+          sum_tiles<T, I, W, 15, WEIGHTED>, sum_tiles<T, I, W, 16, WEIGHTED>,
+#endif
+      };
+      return kBodies[count - 1];
+    }
+  }
+};
+
+// Chunks of one row for several threads, [args.width] sums each; then their sum in order.
+template <typename T, typename I, int W>
+struct SumChunks {
+  static void run(const SpmmArgs& args, int64_t first, int64_t stop, void* sums) {
+    Acc<T>* out = static_cast<Acc<T>*>(sums);
+    if (args.value == nullptr) {
+      chunk_sums<T, I, W, false>(args, first, stop, 0, args.width, out);
+    } else {
+      chunk_sums<T, I, W, true>(args, first, stop, 0, args.width, out);
+    }
+  }
+};
+
+template <typename T, typename I>
+void add_chunks(const SpmmArgs& args, int64_t row, void* sums, int64_t chunks) {
+  const I* rowptr = static_cast<const I*>(args.csr.rowptr);
+  Acc<T>* total = static_cast<Acc<T>*>(sums);
+  for (int64_t c = 1; c < chunks; ++c) {
+    for (int64_t f = 0; f < args.width; ++f) {
+      total[f] += total[c * args.width + f];
+    }
+  }
+  T* out = static_cast<T*>(args.out) + row * args.width;
+  store_row<T>(args, total, rowptr[row + 1] - rowptr[row], args.width, out);
+}
