@@ -40,6 +40,7 @@ fuzz: $(READY)
 
 bench: $(READY)
 	$(BIN)/python bench/bench_spmm.py
+	$(BIN)/python bench/bench_conv.py
 	$(BIN)/python bench/bench_layer_pair.py
 
 lint: $(READY)

@@ -176,7 +176,9 @@ class CSRGraph(CSRParts):
         if "t" in self._derived:
             return self._derived["t"]
         structure, perm = self._structure.transpose()
-        transposed = CSRGraph(structure, None if self.value is None else self.value[perm])
+        transposed = CSRGraph(
+            structure, None if self.value is None else self.value.index_select(0, perm)
+        )
         transposed._derived["t"] = self
         return self._keep("t", transposed)
 

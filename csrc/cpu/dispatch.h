@@ -87,7 +87,7 @@ struct DropoutArgs {
 // Rows that an op of the convolution keeps in cache at a time: about 64 KB of rows of
 // `row_bytes`, and a multiple of every height that gemm() works in.
 constexpr int64_t conv_block_rows(int64_t row_bytes) {
-  const int64_t rows = (int64_t{1} << 16) / row_bytes / 48 * 48;
+  const int64_t rows = (int64_t{1} << 16) / (row_bytes > 0 ? row_bytes : 1) / 48 * 48;
   return rows < 48 ? 48 : rows > 480 ? 480 : rows;
 }
 
