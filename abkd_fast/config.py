@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from abkd_fast._checks import check_choice
 from abkd_fast.data import ReadOptions
 from abkd_fast.data.registry import check_name
@@ -117,7 +119,14 @@ class ABKDConfig:
     """Weight."""
 
     def __post_init__(self) -> None:
-        ABKD(**asdict(self))  # its checks
+        check_choice("nodes", self.nodes, ("all", "train"))
+        self.build(None)  # its checks
+
+    def build(self, train_mask: Tensor | None) -> ABKD:
+        """The objective, for data with this split."""
+        settings = asdict(self)
+        mask = train_mask if settings.pop("nodes") == "train" else None
+        return ABKD(mask=mask, **settings)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from abkd_fast.config import (
     TrainConfig,
 )
 from abkd_fast.data import GraphData
-from abkd_fast.distill import ABKD, KD, Objective
+from abkd_fast.distill import KD, Objective
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
@@ -45,13 +45,13 @@ def load_data(config: DataConfig) -> GraphData:
     return datasets.load(config.dataset, root=config.root)
 
 
-def build_objective(config: DistillConfig) -> Objective | None:
+def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
     """The objective named by ``config.objective``; the order of its terms does not matter."""
     terms: list[Objective] = []
     if "kd" in config.terms:
         terms.append(KD(**asdict(config.kd)))
     if "abkd" in config.terms:
-        terms.append(ABKD(**asdict(config.abkd)))
+        terms.append(config.abkd.build(data.train_mask))
     return sum(terms[1:], start=terms[0]) if terms else None
 
 
@@ -84,7 +84,7 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
             data,
             seed,
             cache,
-            build_objective(config),
+            build_objective(config, data),
         )
         about = _about(config.student, config.student_options, data)
         save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
@@ -135,7 +135,7 @@ def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
 
 def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
     """The teacher's cache and its name: from a file, a function, or trained now."""
-    objective = build_objective(config)
+    objective = build_objective(config, data)
     needs_states = objective is not None and objective.needs_states
     layers = config.teacher_layers if needs_states else ()
     if config.teacher_file is not None:
@@ -164,7 +164,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
 
 def _check(config: DistillConfig, data: GraphData) -> None:
     """Find mistakes in the models, their layers and the folder before a teacher is trained."""
-    objective = build_objective(config)
+    objective = build_objective(config, data)
     if objective is not None and objective.needs_states:
         _check_layers("student", config.student, None, data)
         if config.trains_teacher:
@@ -176,11 +176,13 @@ def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> 
     """Raise SettingError unless the model has the layers that are to be aligned."""
     with torch.device("meta"):
         model = _about(spec, ModelConfig(), data).build()
+    if layers is None and not match_layers(model):
+        raise SettingError(f"{name} must have a hidden layer for ABKD, got {spec}")
     try:
         match_layers(model, layers)
     except ValueError as error:
-        found = "a hidden layer" if layers is None else "layers that match --teacher-layers"
-        raise SettingError(f"{name} must have {found} for ABKD, got {spec}: {error}") from error
+        wanted = f"layers that match --teacher-layers for ABKD, got {spec}"
+        raise SettingError(f"{name} must have {wanted}: {error}") from error
 
 
 def _from_file(

@@ -200,7 +200,7 @@ class Distiller:
             with torch.no_grad():
                 capture = recorder.collect(self._forward, self.data.graph)
             assert self.teacher is not None
-            self.objective.setup(self.teacher, capture.widths, self.data)
+            self.objective.setup(self.teacher, capture.widths, self.data.graph)
         optimizer = make_optimizer(self.config, self.student, self.objective)
         scheduler = make_scheduler(self.config, optimizer)
         return Trained(self.student, self.objective, optimizer, scheduler)

@@ -174,6 +174,7 @@ def test_help(command, tmp_path):
         (["train-teacher", "--preset=paper"], 2, "invalid choice 'paper' for argument '--preset'"),
         (["distill", "--objective", "magic"], 2, "objective must be one of none, kd, abkd"),
         (["distill", "--abkd.normalize", "l2"], 2, "normalize must be one of none, standardize"),
+        (["distill", "--abkd.nodes", "val"], 2, "nodes must be one of all, train"),
         (["distill", "--kd.alpha", "2"], 2, "alpha must be in [0, 1], got 2.0"),
         (["distill", "--read.split-seed", "-1"], 2, "split_seed must be >= 0, got -1"),
         (["distill", "--student", "gat-2x2"], 2, "student: model must be FAMILY-LAYERSxWIDTH"),

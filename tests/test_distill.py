@@ -241,7 +241,6 @@ def test_objectives_add_and_scale():
         (lambda: ABKD(map="first"), "map must be one of attention, uniform, last, diagonal"),
         (lambda: ABKD(softmax_over="both"), "softmax_over must be one of student, teacher"),
         (lambda: ABKD(normalize="l2"), "normalize must be one of none, standardize, rows"),
-        (lambda: ABKD(nodes="val"), "nodes must be one of all, train"),
         (lambda: ABKD(attention_dim=0), "attention_dim must be >= 1, got 0"),
         (lambda: KD(alpha=1.5), r"alpha must be in \[0, 1\], got 1.5"),
         (lambda: KD(temperature=0), "temperature must be > 0, got 0"),
@@ -259,8 +258,8 @@ def test_rejects_what_does_not_fit_the_teacher():
         ready(teacher, student, map=torch.ones(3, 5))
     with pytest.raises(ValueError, match="at least one captured student layer"):
         ABKD().setup(teacher, [], None)
-    with pytest.raises(ValueError, match="needs the data's train_mask, got data=None"):
-        ABKD(nodes="train").setup(teacher, student.widths, None)
+    with pytest.raises(ValueError, match=r"mask must be"):
+        ABKD(mask=torch.ones(3, dtype=torch.bool)).setup(teacher, student.widths, None)
     objective = ready(teacher, student)
     with pytest.raises(ValueError, match=r"widths \[4, 4, 4\] as in setup, got \[4, 4\]"):
         objective(Capture(student.states[:2], student.logits, ["?"] * 2), teacher)

@@ -1,6 +1,4 @@
-"""ABKD on some of the nodes: training nodes alone, and batches."""
-
-from types import SimpleNamespace
+"""ABKD on some of the nodes: a mask, and batches."""
 
 import pytest
 import torch
@@ -16,13 +14,12 @@ from abkd_fast.capture import Capture
     "options",
     [{}, {"normalize": "standardize"}, {"normalize": "rows"}, {"pool": True}, {"subspace_dim": 40}],
 )
-def test_train_nodes_alone_are_compared(options, widths):
+def test_masked_nodes_alone_are_compared(options, widths):
     """As if teacher and student had no other nodes; the attention still looks at all of them."""
     teacher, student = problem(widths)
     mask = torch.rand(N) < 0.4
-    data = SimpleNamespace(train_mask=mask)
-    objective = ABKD(attention_dim=7, nodes="train", map="uniform", **options)
-    objective.setup(teacher, widths, data)
+    objective = ABKD(attention_dim=7, mask=mask, map="uniform", **options)
+    objective.setup(teacher, widths, None)
     loss = objective(student, teacher)
     part = TeacherCache.from_states(
         [teacher.layer(i)[mask] for i in range(T)], teacher.logits[mask], torch.float64
@@ -40,10 +37,10 @@ def test_train_nodes_alone_are_compared(options, widths):
         torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-12)
 
 
-def test_train_nodes_leave_the_attention_and_batches_alone():
+def test_a_mask_leaves_the_attention_and_batches_alone():
     teacher, student = problem()
-    objective = ABKD(attention_dim=7, nodes="train")
-    objective.setup(teacher, student.widths, SimpleNamespace(train_mask=torch.rand(N) < 0.4))
+    objective = ABKD(attention_dim=7, mask=torch.rand(N) < 0.4)
+    objective.setup(teacher, student.widths, None)
     everywhere = ready(teacher, student)
     everywhere.load_state_dict(objective.state_dict())
     torch.testing.assert_close(objective.attention_map(student), everywhere.attention_map(student))

@@ -10,8 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from abkd_fast._checks import check_choice, check_finite
 from abkd_fast.capture import Capture
-from abkd_fast.data import GraphData
 from abkd_fast.distill.objective import Objective
+from abkd_fast.graph import CSRGraph
 from abkd_fast.ops import Moments, layer_pair, teacher_moments
 from abkd_fast.teacher import TeacherCache
 
@@ -39,8 +39,8 @@ class ABKD(Objective):
         pool: compare mean states instead of node by node (version 1 of the paper).
         normalize: "none"; "standardize": teacher states centred, and scaled to unit variance per
             layer; "rows": projected rows of unit length.
-        nodes: "all", or "train": D, its means and its scales are taken over the training nodes
-            only. Queries and keys keep the means over all nodes.
+        mask: [N] bool, the nodes that D, its means and its scales are taken over (the training
+            nodes, say); None = all. Queries and keys keep the means over all nodes.
         freeze_teacher_map: keep W_i and P of the teacher side fixed at random, so that D cannot
             be lowered by shrinking them; the student side gets its own P.
         beta: weight.
@@ -60,14 +60,13 @@ class ABKD(Objective):
         softmax_over: str = "student",
         pool: bool = False,
         normalize: str = "none",
-        nodes: str = "all",
+        mask: Tensor | None = None,
         freeze_teacher_map: bool = False,
         beta: float = 1.0,
     ) -> None:
         super().__init__()
         check_choice("softmax_over", softmax_over, ("student", "teacher"))
         check_choice("normalize", normalize, ("none", "standardize", "rows"))
-        check_choice("nodes", nodes, ("all", "train"))
         if isinstance(map, str):
             check_choice("map", map, MAPS)
         if not torch.isfinite(torch.tensor(float(beta))):
@@ -78,13 +77,14 @@ class ABKD(Objective):
                 raise ValueError(f"{name} must be >= 1, got {value}")
         self.attention_dim, self.subspace_dim = attention_dim, subspace_dim
         self.map, self.softmax_over, self.pool = map, softmax_over, pool
-        self.normalize, self.nodes = normalize, nodes
-        self.freeze_teacher_map, self.beta = freeze_teacher_map, beta
+        self.normalize, self.freeze_teacher_map, self.beta = normalize, freeze_teacher_map, beta
+        self.register_buffer("mask", mask, persistent=False)
 
     def setup(
-        self, teacher: TeacherCache, student_widths: Sequence[int], data: GraphData | None
+        self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
     ) -> None:
         """Draw the maps (Glorot-uniform per layer) and keep the teacher's constants."""
+        del graph
         if not student_widths:
             raise ValueError("ABKD needs at least one captured student layer, got none")
         self.teacher_widths, self.student_widths = list(teacher.widths), list(student_widths)
@@ -103,16 +103,13 @@ class ABKD(Objective):
             self.teacher_embedding.requires_grad_(False)
             self.register_buffer("teacher_subspace", _glorot(a, self.subspace_dim, device))
         self.register_buffer("teacher_means", _block_means(teacher.means), persistent=False)
-        mask, self.train_moments = None, None
-        if self.nodes == "train":
-            if data is None:
-                raise ValueError('nodes="train" needs the data\'s train_mask, got data=None')
-            mask = data.train_mask
-            self.train_moments = teacher_moments(teacher.states, teacher.widths, mask)
-        self.register_buffer("mask", mask, persistent=False)
+        self.masked_moments = None
+        if self.mask is not None:
+            self.mask = self.mask.to(device)
+            self.masked_moments = teacher_moments(teacher.states, teacher.widths, self.mask)
         scale = torch.ones(len(self.teacher_widths), device=device)
         if self.normalize == "standardize":
-            scale = _layer_scales(self.train_moments or teacher.moments, teacher.widths)
+            scale = _layer_scales(self.masked_moments or teacher.moments, teacher.widths)
         self.register_buffer("teacher_scale", scale, persistent=False)
 
     def attention_map(self, student: Capture) -> Tensor:
@@ -160,7 +157,7 @@ class ABKD(Objective):
     ) -> tuple[Tensor, Tensor]:
         """(mean(A * D), D) over the nodes at hand that count."""
         teacher_maps, student_maps = self.maps()
-        moments = teacher.moments if self.train_moments is None else self.train_moments
+        moments = self.masked_moments or teacher.moments
         mask = self.mask if self.mask is None or nodes is None else self.mask[nodes]
         rows = teacher.states if nodes is None else teacher.states[nodes]
         if self.pool:
@@ -202,11 +199,12 @@ class ABKD(Objective):
 
     def extra_repr(self) -> str:
         """Settings."""
+        mask = None if self.mask is None else f"{int(self.mask.sum())} of {len(self.mask)} nodes"
         given = self.map if isinstance(self.map, str) else f"tensor {self.map.tolist()}"
         return (
             f"attention_dim={self.attention_dim}, subspace_dim={self.subspace_dim}, map={given!r}, "
             f"softmax_over={self.softmax_over!r}, pool={self.pool}, normalize={self.normalize!r}, "
-            f"nodes={self.nodes!r}, freeze_teacher_map={self.freeze_teacher_map}, beta={self.beta}"
+            f"mask={mask}, freeze_teacher_map={self.freeze_teacher_map}, beta={self.beta}"
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from abkd_fast.capture import Capture
-from abkd_fast.data import GraphData
+from abkd_fast.graph import CSRGraph
 from abkd_fast.teacher import TeacherCache
 
 
@@ -37,11 +37,11 @@ class Objective(nn.Module):
         self.dissimilarity: Tensor | None = None
 
     def setup(
-        self, teacher: TeacherCache, student_widths: Sequence[int], data: GraphData | None
+        self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
     ) -> None:
         """Create parameters and constants for this teacher and these student widths.
 
-        ``data`` has the graph and the split, for objectives that need them; else it may be None.
+        ``graph`` is for objectives that compare neighbourhoods; to others it may be None.
         """
 
     def forward(
@@ -102,11 +102,11 @@ class WeightedSum(Objective):
         return list(self.objectives)  # type: ignore[arg-type]
 
     def setup(
-        self, teacher: TeacherCache, student_widths: Sequence[int], data: GraphData | None
+        self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
     ) -> None:
         """Set up every term."""
         for term in self.terms():
-            term.setup(teacher, student_widths, data)
+            term.setup(teacher, student_widths, graph)
 
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
