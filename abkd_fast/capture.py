@@ -53,7 +53,7 @@ def match_layers(model: nn.Module, layers: str | Sequence[str] | None = None) ->
         ValueError: a pattern matches nothing, or none was given and the model names none.
     """
     if layers is None:
-        layers = getattr(model, "hidden_layers", None)
+        layers = getattr(model, "hidden_layers", None) or None
     paths = [path for path, _ in model.named_modules() if path]
     if layers is None:
         raise ValueError(

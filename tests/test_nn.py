@@ -145,6 +145,8 @@ def test_models_name_their_hidden_layers():
     assert match_layers(GCNII(6, 4, 3, 2)) == ["convs.0", "convs.1", "convs.2"]
     assert match_layers(GCN(6, 4, 3, 2)) == ["convs.0", "convs.1"]
     assert match_layers(MLP(6, 4, 2, 2)) == ["lins.0"]
+    with pytest.raises(ValueError, match="layers must be given for GCN"):
+        match_layers(GCN(6, 4, 1, 2))
 
 
 @pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
