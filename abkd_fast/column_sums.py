@@ -1,6 +1,7 @@
 """Column sums that a layer computed on the way, kept with the hidden state they belong to.
 
-They are an attribute of the state: they live exactly as long, and stay differentiable.
+They are an attribute of the state: they live exactly as long, and stay differentiable. A state
+that was changed in place since has lost them.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ def attach_column_sums(state: Tensor, sums: Tensor) -> Tensor:
     """Return ``state`` [N, d], which from now on knows its column sums [d]."""
     if torch.compiler.is_compiling():
         return state  # attributes of tensors do not leave a compiled graph
-    state.column_sums = sums  # type: ignore[attr-defined]
+    state.column_sums = (sums, state._version)  # type: ignore[attr-defined]
     return state
 
 
 def column_means(state: Tensor) -> Tensor:
     """Mean over nodes [d], from the column sums where the layer left them; differentiable."""
-    sums = getattr(state, "column_sums", None)
-    if sums is None or state.size(0) == 0:
+    sums, version = getattr(state, "column_sums", (None, 0))
+    if sums is None or state.size(0) == 0 or state._version != version:
         return state.mean(0)
     return (sums / state.size(0)).to(state.dtype)
