@@ -42,6 +42,9 @@ bench: $(READY)
 	$(BIN)/python bench/bench_spmm.py
 	$(BIN)/python bench/bench_conv.py
 	$(BIN)/python bench/bench_layer_pair.py
+	$(BIN)/python bench/bench_step.py
+	$(BIN)/python bench/bench_growth.py
+	$(BIN)/python bench/write_docs.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

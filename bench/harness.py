@@ -32,9 +32,11 @@ def minor_faults() -> int:
 
 
 def take_turns(
-    steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3
+    steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3, calls: int = 40
 ) -> dict[str, dict[str, Any]]:
     """Time the sides in turns, so that a slow spell of the machine meets all of them.
+
+    A turn ends after ``turn_seconds`` or ``calls`` calls.
 
     Returns:
         For every side ``samples_ms`` of all calls and the median of ``minor_faults`` of a call.
@@ -46,7 +48,7 @@ def take_turns(
     for _ in range(rounds):
         for side, step in steps.items():
             turn = time.perf_counter()
-            while True:
+            for _ in range(calls):
                 before, begin = minor_faults(), time.perf_counter()
                 step()
                 samples[side].append(round(1e3 * (time.perf_counter() - begin), 4))
