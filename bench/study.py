@@ -15,7 +15,7 @@ import os
 import shlex
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -167,9 +167,13 @@ def _tune_alone(dataset: str, label: str) -> list[dict[str, Any]]:
 
 
 def run_teachers(workers: ThreadPoolExecutor) -> None:
-    """All teachers, JSON."""
-    found = dict(zip(TEACHERS, workers.map(train_teacher, TEACHERS), strict=True))
-    (RESULTS / "teachers.json").write_text(json.dumps(found, indent=1) + "\n")
+    """All teachers; the JSON is written anew whenever one is done."""
+    jobs = {workers.submit(train_teacher, dataset): dataset for dataset in TEACHERS}
+    done: dict[str, Any] = {}
+    for job in as_completed(jobs):
+        done[jobs[job]] = job.result()
+        found = {dataset: done[dataset] for dataset in TEACHERS if dataset in done}
+        (RESULTS / "teachers.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def main() -> None:
@@ -235,10 +239,10 @@ def _students(report: dict[str, Any]) -> list[str]:
         f"## {report['dataset'].capitalize()}: {taught['model']} to {first['student']['model']}",
         "",
         f"{taught['parameters']:,} to {first['student']['parameters']:,} parameters. Teacher: the "
-        f"best of its seeds on validation, {taught['test']['mean']:.1f} %",
-        f"on test. Each objective was tuned with the same budget, {len(cells[0]['trials'])} "
-        f"trials x {report['trial_seeds']} seed(s); the trial that was best",
-        f"on validation ran {first['student']['test']['n']} seeds.",
+        "best of its seeds on validation,",
+        f"{taught['test']['mean']:.1f} % on test. Each objective was tuned with the same budget, "
+        f"{len(cells[0]['trials'])} trials of {report['trial_seeds']}",
+        f"seeds; the trial that was best on validation ran {first['student']['test']['n']} seeds.",
         "",
         "| objective | test | validation | n | trial |",
         "| --- | --- | --- | --- | --- |",
