@@ -119,7 +119,7 @@ class Recorder:
                 f"{list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
             )
         for path, state, version in self._calls:
-            if state._version != version:
+            if _version(state) != version:
                 raise ValueError(
                     f"the output of {path!r} must not be changed in place after it is captured; "
                     "capture the module that makes the change, or use the out-of-place function"
@@ -147,6 +147,11 @@ class Recorder:
             if not isinstance(output, Tensor) or output.dim() != 2:
                 got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the output of {path!r} must be a tensor [N, d], got {got}")
-            self._calls.append((path, output, output._version))
+            self._calls.append((path, output, _version(output)))
 
         return record
+
+
+def _version(state: Tensor) -> int:
+    """Number of changes in place; inference tensors count none."""
+    return 0 if state.is_inference() else state._version

@@ -12,8 +12,9 @@ from torch import Tensor
 
 def attach_column_sums(state: Tensor, sums: Tensor) -> Tensor:
     """Return ``state`` [N, d], which from now on knows its column sums [d]."""
-    if torch.compiler.is_compiling():
-        return state  # attributes of tensors do not leave a compiled graph
+    # Attributes do not leave a compiled graph, and inference tensors count no versions.
+    if torch.compiler.is_compiling() or state.is_inference():
+        return state
     state.column_sums = (sums, state._version)  # type: ignore[attr-defined]
     return state
 

@@ -78,7 +78,9 @@ def main() -> None:
             expected = step(layers["pyg"], leaves, dout, 0.0)
             for layer in layers.values():
                 for a, b in zip(step(layer, leaves, dout, 0.0), expected, strict=True):
-                    torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
+                    # In norm: where rounding puts an element on the other side of the ReLU's
+                    # kink, its own gradient is another one.
+                    assert float((a - b).norm() / b.norm()) < 1e-3
             calls = {
                 side: partial(step, layer, leaves, dout, 0.5) for side, layer in layers.items()
             }

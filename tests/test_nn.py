@@ -234,3 +234,17 @@ def test_a_state_changed_in_place_has_lost_its_column_sums():
     assert column_means(state).tolist() == [2.0, 2.0]
     state.mul_(5.0)
     assert column_means(state).tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+def test_inference_mode_gives_the_same_states_and_means(family):
+    dense, _ = sparse_features()
+    model = ModelSpec.parse(f"{family}-3x4").build(6, 2).eval()
+    with Recorder(model) as recorder:
+        expected = recorder.run(dense, GRAPH)
+        with torch.inference_mode():
+            capture = recorder.run(dense, GRAPH)
+            means = capture.means
+    assert torch.equal(capture.logits, expected.logits)
+    for mean, state in zip(means, expected.states, strict=True):
+        torch.testing.assert_close(mean, state.mean(0))
