@@ -139,13 +139,21 @@ def spmm_section(report: dict[str, Any]) -> list[str]:
         ours = row["ms"]["abkd_fast"]["p50"]
         found = [row["ms"].get(peer) for peer in peers]
         ratios = ["" if peer is None else f"{peer['p50'] / ours:.1f}x" for peer in found]
-        cells.append([row["dataset"], str(row["width"]), row["what"], f"{ours:.3f}", *ratios])
+        ratios = [
+            "wrong" if peer in row["wrong"] else r for peer, r in zip(peers, ratios, strict=True)
+        ]
+        rate = f"{1e3 * row['gb'] / ours:.0f}"
+        cells.append([row["dataset"], str(row["width"]), row["what"], f"{ours:.3f}", rate, *ratios])
     return [
         "## spmm",
         "",
         f"float32, GCN-normalised graphs, `python bench/bench_spmm.py`. {machine(report)}",
         "",
-        *table(["graph", "width", "what", "ours, ms", *peers], cells),
+        "GB/s counts the graph, one row of x an edge and the output (twice with the backward);",
+        f"above a copy's {report['machine']['copy_gb_per_s']:.0f} GB/s, rows come from caches.",
+        "*wrong*: the values differ from the float64 product, so no time is given.",
+        "",
+        *table(["graph", "width", "what", "ours, ms", "GB/s", *peers], cells),
         "",
     ]
 
