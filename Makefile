@@ -1,17 +1,20 @@
 # Each target sets up what it needs in .venv; the second run is immediate.
 PYTHON ?= python3
+# Another package index for torch, for example the one that has its smaller CPU-only wheels.
+TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: setup demo test test-slow bench lint format clean
+.PHONY: setup demo test test-slow sanitize fuzz bench lint format clean
 
 setup: $(READY)
 
 $(VENV)/torch: constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel ninja numpy torch
+	$(BIN)/pip install -q -c constraints.txt pip setuptools wheel ninja numpy
+	$(BIN)/pip install -q -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	touch $@
 
 $(READY): $(VENV)/torch pyproject.toml setup.py $(SOURCES)
@@ -29,9 +32,19 @@ test: $(READY)
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
 
+sanitize: $(READY)
+	.ci/sanitize $(BIN)
+
+fuzz: $(READY)
+	$(BIN)/python tests/fuzz_csr.py
+
 bench: $(READY)
 	$(BIN)/python bench/bench_spmm.py
+	$(BIN)/python bench/bench_conv.py
 	$(BIN)/python bench/bench_layer_pair.py
+	$(BIN)/python bench/bench_step.py
+	$(BIN)/python bench/bench_growth.py
+	$(BIN)/python bench/write_docs.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

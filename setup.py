@@ -3,7 +3,7 @@
 The extension is an accelerator, not a requirement: without a compiler (or with
 ``ABKD_NO_EXTENSION=1``) the package installs all the same and uses its plain-torch
 implementation, and says so in one line on first use. ``DEBUG=1`` builds with symbols, without
-optimisation.
+optimisation. ``ABKD_SANITIZE=1`` builds with AddressSanitizer and UBSan (``make sanitize``).
 """
 
 import os
@@ -18,6 +18,8 @@ except ImportError:  # no torch at build time
     BuildExtension = None
 
 DEBUG = os.environ.get("DEBUG") == "1"
+SANITIZE = os.environ.get("ABKD_SANITIZE") == "1"
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 TORCH_2_10 = "0x020a000000000000"  # the oldest libtorch whose stable ABI the binary uses
 
 
@@ -28,12 +30,17 @@ def notice(text):
 def extension():
     here = Path(__file__).parent
     sources = sorted(str(path.relative_to(here)) for path in (here / "csrc").rglob("*.cpp"))
-    flags = ["-fvisibility=hidden", *(["-O0", "-g"] if DEBUG else ["-O3", "-g0"])]
+    flags = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
+    if SANITIZE:
+        flags = ["-O1", "-g", "-fno-omit-frame-pointer", *SANITIZERS]
     return CppExtension(
         "abkd_fast._C",
         sources,
         include_dirs=["csrc"],
-        extra_compile_args={"cxx": [*flags, f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]},
+        extra_compile_args={
+            "cxx": ["-fvisibility=hidden", *flags, f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
+        },
+        extra_link_args=SANITIZERS if SANITIZE else [],
         py_limited_api=True,
         optional=True,
     )

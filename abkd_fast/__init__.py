@@ -3,6 +3,7 @@
 from abkd_fast import data as data
 from abkd_fast import nn as nn
 from abkd_fast import ops as ops
+from abkd_fast._csr import DegreeStats as DegreeStats
 from abkd_fast._version import __version__ as __version__
 from abkd_fast.callbacks import Callback as Callback
 from abkd_fast.callbacks import ProgressBar as ProgressBar
@@ -14,7 +15,6 @@ from abkd_fast.distill import ABKD as ABKD
 from abkd_fast.distill import KD as KD
 from abkd_fast.distill import Objective as Objective
 from abkd_fast.graph import CSRGraph as CSRGraph
-from abkd_fast.graph import DegreeStats as DegreeStats
 from abkd_fast.model_file import load_model as load_model
 from abkd_fast.model_file import save_model as save_model
 from abkd_fast.result import DistillResult as DistillResult

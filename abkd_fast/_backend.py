@@ -30,6 +30,39 @@ SCHEMAS = {
     "spmm_extremum_dvalue": (
         "(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> Tensor"
     ),
+    "dropout": "(Tensor x, float p, Tensor seed, int layer, int step) -> Tensor",
+    "layer_pair_moment": (
+        "(Tensor teacher, SymInt[] widths, Tensor[] states, Tensor? nodes, Tensor? weight,"
+        " Tensor centre, Tensor g, Tensor row, Tensor products, Tensor attention,"
+        " bool want_student) -> (Tensor cross, Tensor second, Tensor sum, Tensor dstates)"
+    ),
+    "layer_pair_projection": (
+        "(Tensor teacher, SymInt[] widths, Tensor[] states, Tensor? nodes, Tensor? weight,"
+        " Tensor centre, Tensor teacher_map, Tensor student_map, Tensor bias, Tensor attention,"
+        " Tensor u, Tensor w, float scale, bool want_teacher_map, bool want_student)"
+        " -> (Tensor squares, Tensor sums, Tensor cross, Tensor dstudent_map, Tensor dteacher_map,"
+        " Tensor dstates)"
+    ),
+    "layer_pair_rows": "(Tensor rows, Tensor maps, SymInt[] widths) -> Tensor",
+    "layer_pair_products": "(Tensor teacher_map, Tensor student_map, SymInt[] widths) -> Tensor",
+    "layer_pair_moment_maps": (
+        "(Tensor teacher_map, Tensor student_map, SymInt[] widths, SymInt[] student_widths,"
+        " Tensor[] second, Tensor mean, Tensor rest, Tensor products, Tensor cross, float count,"
+        " Tensor attention, Tensor offset, Tensor u, bool want_teacher_map, bool want_student)"
+        " -> (Tensor square, Tensor inner, Tensor dteacher_map, Tensor cross_map)"
+    ),
+    "conv": (
+        "(Tensor rowptr, Tensor col, Tensor? value, Tensor x, Tensor? weight, Tensor? bias,"
+        " Tensor? x_0, float alpha, float beta, bool relu, bool aggregate_first, bool keep_mixed,"
+        " float p, Tensor? seed, int layer, int step) -> (Tensor out, Tensor sums, Tensor mixed)"
+    ),
+    "conv_backward": (
+        "(Tensor? rowptr_t, Tensor? col_t, Tensor? value_t, Tensor dout,"
+        " Tensor? dsums, Tensor? out, Tensor? features, Tensor? weight, float alpha, float beta,"
+        " float p, Tensor? seed, int layer, int step, bool aggregate_first, bool want_x,"
+        " bool want_weight, bool want_x_0)"
+        " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dx_0)"
+    ),
     "segment_csr": "(Tensor src, Tensor indptr, bool mean) -> Tensor",
     "segment_csr_extremum": (
         "(Tensor src, Tensor indptr, bool maximum, bool winners) -> (Tensor out, Tensor arg)"
@@ -86,6 +119,9 @@ def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
         module = f"abkd_fast.reference.{op_name}"
         if not op_name.isidentifier() or importlib.util.find_spec(module) is None:
             raise ValueError(f"op_name must be an op of abkd_fast.ops, got {op_name!r}")
+        parts = [name for name in SCHEMAS if name.startswith(f"{op_name}_")]  # Python joins them
+        if parts and _isa is not None and torch.device(device).type == "cpu":
+            return "cpu", _why
         return "torch", "one pass over node blocks, in torch matrix products"
     if torch.device(device).type != "cpu":
         return "reference", f"no kernel for {device} yet"

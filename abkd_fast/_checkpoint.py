@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from abkd_fast._storage import load_tensors, save_tensors
+from abkd_fast._storage import exclusive, load_tensors, save_tensors
 
 _KIND = "checkpoint"
 
@@ -45,6 +48,55 @@ class Trained:
     def device(self) -> torch.device:
         """Device of the student."""
         return next(self.student.parameters()).device
+
+
+class RunFolder:
+    """Keeps ``checkpoint.safetensors`` and ``log.jsonl`` of one run; without a folder, nothing.
+
+    Args:
+        folder: created when the run starts; None keeps nothing.
+        identity: called once, says which run this is: a checkpoint of another one is refused.
+    """
+
+    def __init__(self, folder: Path | None, identity: Callable[[], Mapping[str, Any]]) -> None:
+        self.checkpoint = None if folder is None else folder / "checkpoint.safetensors"
+        self._log = None if folder is None else folder / "log.jsonl"
+        self._identify = identity
+
+    @cached_property
+    def _identity(self) -> Mapping[str, Any]:
+        return self._identify()
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Keep other runs out of the folder; ValueError if one is in it."""
+        return nullcontext() if self._log is None else exclusive(self._log)
+
+    def resume(self, trained: Trained) -> Progress:
+        """Restore the last checkpoint, if there is one, and cut the log back to it."""
+        progress = Progress()
+        if self.checkpoint is None or self._log is None:
+            return progress
+        if self.checkpoint.exists():
+            progress = load_checkpoint(self.checkpoint, trained, self._identity)
+        for leftover in self.checkpoint.parent.glob(f".{self.checkpoint.name}.*.tmp"):
+            leftover.unlink()  # of a killed run
+        self._log.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
+        return progress
+
+    def write(self, trained: Trained, progress: Progress, every: int) -> None:
+        """Log the last epoch; save a checkpoint every ``every`` epochs and after the last one."""
+        if self.checkpoint is None or self._log is None:
+            return
+        try:
+            with self._log.open("a") as file:
+                file.write(json.dumps(progress.history[-1]) + "\n")
+        except OSError as error:
+            raise OSError(
+                f"could not write {self._log}: {error}; free some space, then go on"
+            ) from error
+        if progress.finished or progress.epoch % every == 0:
+            progress.saved = progress.epoch
+            save_checkpoint(self.checkpoint, trained, progress, self._identity)
 
 
 def save_checkpoint(

@@ -1,11 +1,16 @@
-"""CSR index arrays: building, checking, transposing."""
+"""CSR arrays: building, checking, transposing, counting."""
 
 from __future__ import annotations
 
+import hashlib
 import operator
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from abkd_fast._checks import accumulation_dtype
 
 _INT32_MAX = 2**31 - 1
 
@@ -40,6 +45,125 @@ class Structure:
         return self._transpose
 
 
+@dataclass(frozen=True)
+class DegreeStats:
+    """In-degree statistics of a graph; degrees count stored edges, not weights."""
+
+    num_dst: int
+    num_src: int
+    num_edges: int
+    mean: float
+    median: float
+    max: int
+    isolated: int
+    self_loops: int
+
+
+class CSRParts:
+    """The arrays of a CSR matrix [num_dst, num_src] and what is read off them."""
+
+    def __init__(self, structure: Structure, value: Tensor | None) -> None:
+        self._structure = structure
+        self._value = value
+
+    @property
+    def rowptr(self) -> Tensor:
+        """[num_dst + 1] row pointers."""
+        return self._structure.rowptr
+
+    @property
+    def col(self) -> Tensor:
+        """[E] source of every edge."""
+        return self._structure.col
+
+    @property
+    def value(self) -> Tensor | None:
+        """[E] edge weights, or None for an unweighted graph."""
+        return self._value
+
+    @property
+    def num_dst(self) -> int:
+        """Number of rows (destinations)."""
+        return self._structure.num_dst
+
+    @property
+    def num_src(self) -> int:
+        """Number of columns (sources)."""
+        return self._structure.num_src
+
+    @property
+    def num_edges(self) -> int:
+        """Number of stored entries E."""
+        return self.col.numel()
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(num_dst, num_src)."""
+        return self.num_dst, self.num_src
+
+    @property
+    def device(self) -> torch.device:
+        """Device of all arrays."""
+        return self.col.device
+
+    def row(self) -> Tensor:
+        """[E] int64 destination of every edge."""
+        return self._structure.row()
+
+    def transposed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """(rowptr, col, perm) of the transpose; perm maps its edges to edges of this graph."""
+        structure, perm = self._structure.transpose()
+        return structure.rowptr, structure.col, perm
+
+    def degree_stats(self) -> DegreeStats:
+        """In-degree statistics (one pass; moves a few numbers to the host)."""
+        degree = self.rowptr.diff()
+        empty = degree.numel() == 0
+        return DegreeStats(
+            num_dst=self.num_dst,
+            num_src=self.num_src,
+            num_edges=self.num_edges,
+            mean=0.0 if empty else float(degree.double().mean()),
+            median=0.0 if empty else float(degree.double().median()),
+            max=0 if empty else int(degree.max()),
+            isolated=int((degree == 0).sum()),
+            self_loops=int((self.row() == self.col).sum()),
+        )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over shape, indices and weights: equal graphs have equal fingerprints."""
+        digest = hashlib.sha256(repr(self.shape).encode())
+        for part in (self.rowptr.long(), self.col.long(), self.value):
+            if part is not None:
+                digest.update(tensor_bytes(part))
+        return digest.hexdigest()
+
+    def __repr__(self) -> str:
+        """Shape, edges, weight dtype and device."""
+        weight = "unweighted" if self.value is None else str(self.value.dtype)
+        shape = f"num_dst={self.num_dst}, num_src={self.num_src}, num_edges={self.num_edges}"
+        return f"CSRGraph({shape}, {weight}, {self.device})"
+
+    def _values_or_ones(self) -> Tensor:
+        if self.value is not None:
+            return self.value
+        return torch.ones(self.num_edges, device=self.device)
+
+    def _row_sums(self) -> Tensor:
+        """[num_dst] in the accumulation dtype: 16-bit sums would stop at a few thousand."""
+        if self.value is None:
+            return self.rowptr.diff().to(torch.get_default_dtype())
+        value = self.value.to(accumulation_dtype(self.value))
+        return value.new_zeros(self.num_dst).index_add(0, self.row(), value)
+
+    def _check_square(self, method: str) -> None:
+        if self.num_dst != self.num_src:
+            raise ValueError(
+                f"{method}() needs a square graph, got num_dst={self.num_dst}, "
+                f"num_src={self.num_src}"
+            )
+
+
 def index_dtype(*sizes: int) -> torch.dtype:
     """int32, or int64 where a size does not fit."""
     return torch.int64 if max(sizes) > _INT32_MAX else torch.int32
@@ -55,6 +179,12 @@ def lexsort(major: Tensor, minor: Tensor) -> Tensor:
     """Stable order by ``major``, then ``minor``."""
     by_minor = torch.argsort(minor, stable=True)
     return by_minor[torch.argsort(major[by_minor], stable=True)]
+
+
+def tensor_bytes(value: Tensor) -> Any:
+    """The memory of a tensor of any dtype and device, as hashlib takes it."""
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy() if flat.numel() else b""
 
 
 def check_count(name: str, value: object) -> int:
@@ -75,7 +205,8 @@ def check_pointers(rowptr: Tensor, num_edges: int) -> None:
     first, last = int(rowptr[0]), int(rowptr[-1])
     if first != 0:
         raise ValueError(f"rowptr must start at 0, got rowptr[0]={first}")
-    drops = (rowptr.diff() < 0).nonzero()
+    # Compared, not subtracted: a difference of hostile pointers wraps around and looks positive.
+    drops = (rowptr[1:] < rowptr[:-1]).nonzero()
     if len(drops):
         i = int(drops[0])
         raise ValueError(

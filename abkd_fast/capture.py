@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from abkd_fast.column_sums import column_means
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 
@@ -32,7 +33,7 @@ class Capture:
     @property
     def means(self) -> list[Tensor]:
         """Mean over nodes of every state, each [d_j]; differentiable."""
-        return [state.mean(0) for state in self.states]
+        return [column_means(state) for state in self.states]
 
     @property
     def widths(self) -> list[int]:
@@ -52,7 +53,7 @@ def match_layers(model: nn.Module, layers: str | Sequence[str] | None = None) ->
         ValueError: a pattern matches nothing, or none was given and the model names none.
     """
     if layers is None:
-        layers = getattr(model, "hidden_layers", None)
+        layers = getattr(model, "hidden_layers", None) or None
     paths = [path for path, _ in model.named_modules() if path]
     if layers is None:
         raise ValueError(
@@ -80,7 +81,7 @@ def call_model(
 
 
 class Recorder:
-    """Runs a model and keeps the outputs of some of its modules.
+    """Runs a model and keeps the outputs of some of its modules, as long as it runs it.
 
     A module that is called several times (a shared layer) gives one state a call. Use it as a
     context manager, or call :meth:`close`, to remove the hooks.
@@ -94,6 +95,7 @@ class Recorder:
         self.model = model
         self.paths = match_layers(model, layers)
         self._calls: list[tuple[str, Tensor, int]] = []
+        self._recording = False
         modules = dict(model.named_modules())
         self._handles = [
             modules[path].register_forward_hook(self._hook(path)) for path in self.paths
@@ -106,14 +108,18 @@ class Recorder:
     def collect(self, call: Callable[[], Tensor], graph: CSRGraph | None = None) -> Capture:
         """Make ``call``, which must run the model once, and return its states and scores."""
         self._calls.clear()
-        logits = call()
+        self._recording = True
+        try:
+            logits = call()
+        finally:
+            self._recording = False
         if not isinstance(logits, Tensor) or logits.dim() != 2:
             raise ValueError(
                 f"{type(self.model).__name__} must return class scores [N, C], got "
                 f"{list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
             )
         for path, state, version in self._calls:
-            if state._version != version:
+            if _version(state) != version:
                 raise ValueError(
                     f"the output of {path!r} must not be changed in place after it is captured; "
                     "capture the module that makes the change, or use the out-of-place function"
@@ -136,9 +142,16 @@ class Recorder:
 
     def _hook(self, path: str) -> Any:
         def record(module: nn.Module, args: Any, output: Any) -> None:
+            if not self._recording:
+                return
             if not isinstance(output, Tensor) or output.dim() != 2:
                 got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the output of {path!r} must be a tensor [N, d], got {got}")
-            self._calls.append((path, output, output._version))
+            self._calls.append((path, output, _version(output)))
 
         return record
+
+
+def _version(state: Tensor) -> int:
+    """Number of changes in place; inference tensors count none."""
+    return 0 if state.is_inference() else state._version

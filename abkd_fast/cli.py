@@ -6,12 +6,14 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, cast
 
 import tyro
 
 from abkd_fast._version import __version__
-from abkd_fast.config import DistillConfig, TeacherConfig
+from abkd_fast.config import DistillConfig, SettingError, TeacherConfig
 from abkd_fast.presets import TEACHERS, distill_preset, teacher_preset
 from abkd_fast.result import TrainingError
 
@@ -32,11 +34,33 @@ examples
   abkd-fast distill --data my.npz --teacher gcnii-16x64 --student gcnii-4x8 --out runs/mine
 
 presets for distill and train-teacher: {", ".join(TEACHERS)}
+exit codes: 0 done, 1 a file, the data or the run failed, 2 wrong flags, 130 interrupted
 """
 
 
+Preset = Literal["paper-cora", "paper-citeseer", "paper-pubmed"]
+
+
+@dataclass(frozen=True)
+class WithPreset:
+    """--preset, beside the flags that it gives defaults to."""
+
+    preset: Preset | None = None
+    """Settings to start from; the other flags change them."""
+
+
+@dataclass(frozen=True)
+class Distill(WithPreset, DistillConfig):
+    """distill: train a student on a teacher."""
+
+
+@dataclass(frozen=True)
+class TrainTeacher(WithPreset, TeacherConfig):
+    """train-teacher: train a model on labels alone."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run one command; exit code 0, 1 (a setting, file or run failed) or 2 (unreadable flags)."""
+    """Run one command; exit code 0, 1 (a file, the data or the run failed) or 2 (wrong flags)."""
     argv = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[list[str]], None]] = {
         "distill": _distill,
@@ -59,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if os.environ.get("ABKD_TRACEBACK"):
             raise
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, SettingError) else 1)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)
@@ -68,16 +92,17 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _distill(argv: list[str]) -> None:
     from abkd_fast.runs import distill
 
-    preset, rest = _take_preset(argv)
-    config = _parse("distill", DistillConfig, distill_preset(preset), rest)
+    preset = _preset(argv)
+    config = _parse("distill", Distill(**vars(distill_preset(preset)), preset=preset), argv)
     _show(distill(config, _command("distill", argv)), config.out)
 
 
 def _train_teacher(argv: list[str]) -> None:
     from abkd_fast.runs import train_teacher
 
-    preset, rest = _take_preset(argv)
-    config = _parse("train-teacher", TeacherConfig, teacher_preset(preset), rest)
+    preset = _preset(argv)
+    default = TrainTeacher(**vars(teacher_preset(preset)), preset=preset)
+    config = _parse("train-teacher", default, argv)
     _show(train_teacher(config, _command("train-teacher", argv)), config.out)
 
 
@@ -95,6 +120,13 @@ def _datasets(argv: list[str]) -> None:
     for row in rows:
         table.add_row(*[str(row[column]) for column in columns])
     Console().print(table)
+    root = os.environ.get("ABKD_DATA")
+    print(
+        "files are looked for in\n"
+        "  1. DIR/<name>/ with --root DIR, where nothing is downloaded\n"
+        f"  2. $ABKD_DATA/<name>/, likewise: {root or 'not set'}\n"
+        f"  3. {data.cache_dir()}/<name>/, downloaded when missing"
+    )
 
 
 def _doctor(argv: list[str]) -> None:
@@ -121,29 +153,21 @@ def _no_options() -> None:
     """This command takes no options."""
 
 
-def _parse(command: str, kind: type, default: Any, argv: list[str]) -> Any:
-    note = f"Defaults come from --preset NAME ({', '.join(TEACHERS)}) when it is given."
+def _parse(command: str, default: Any, argv: list[str]) -> Any:
     return tyro.cli(
-        kind,
+        type(default),
         config=(tyro.conf.FlagConversionOff,),
         prog=f"abkd-fast {command}",
-        description=f"{kind.__doc__} {note}",
         default=default,
         args=argv,
     )
 
 
-def _take_preset(argv: list[str]) -> tuple[str | None, list[str]]:
-    """Split ``--preset NAME`` off: it decides the defaults that the other flags override."""
-    rest, preset = [], None
-    arguments = iter(argv)
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if name == "--preset":
-            preset = value if equals else next(arguments, "")
-        else:
-            rest.append(argument)
-    return preset, rest
+def _preset(argv: list[str]) -> Preset | None:
+    """The preset among the flags, if it is one: it decides what the other flags default to."""
+    named = [value for flag, value in pairwise(argv) if flag == "--preset"]
+    named += [flag.removeprefix("--preset=") for flag in argv if flag.startswith("--preset=")]
+    return cast(Preset, named[-1]) if named and named[-1] in TEACHERS else None
 
 
 def _command(command: str, argv: list[str]) -> str:

@@ -5,8 +5,19 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from abkd_fast._checks import check_choice
 from abkd_fast.data import ReadOptions
+from abkd_fast.data.registry import check_name
+from abkd_fast.distill import ABKD, KD
+from abkd_fast.nn import ModelSpec
+
+OBJECTIVES = ("none", "kd", "abkd", "abkd+kd")
+
+
+class SettingError(ValueError):
+    """A setting is wrong, as only the data or a model could show."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +32,13 @@ class TrainConfig:
     """What "better" means: val_loss, or val_acc with ties broken by val_loss."""
     lr: float = 0.01
     """Learning rate; the peak with schedule "onecycle"."""
+    objective_lr: float | None = None
+    """Learning rate of the objective's own parameters, likewise a peak; None = lr."""
     schedule: str = "constant"
-    """constant, or onecycle (rise over 30 % of the epochs, then fall along a cosine; Adam's
-    first beta moves between 0.95 and 0.85 against it, torch's default)."""
+    """constant, or onecycle (rise over 30 % of the epochs, then fall along a cosine)."""
+    cycle_momentum: bool = False
+    """Under onecycle, move Adam's first beta from 0.95 to 0.85 and back while the learning rate
+    rises and falls (torch's default); otherwise it stays at 0.9."""
     weight_decay: float = 5e-4
     """L2 penalty on the student's parameters, not on the objective's."""
     conv_weight_decay: float | None = None
@@ -39,8 +54,10 @@ class TrainConfig:
         for name in ("epochs", "checkpoint_every", "snapshots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not 0 < self.lr < float("inf"):
-            raise ValueError(f"lr must be > 0 and finite, got {self.lr}")
+        for name in ("lr", "objective_lr"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise ValueError(f"{name} must be > 0 and finite, got {value}")
         if self.patience is not None and self.patience < 1:
             raise ValueError(f"patience must be >= 1 or None, got {self.patience}")
         for name in ("weight_decay", "conv_weight_decay"):
@@ -66,6 +83,10 @@ class ModelConfig:
         check_choice("init", self.init, ("uniform", "xavier"))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if not 0 <= self.theta < float("inf"):
+            raise ValueError(f"theta must be >= 0 and finite, got {self.theta}")
 
     def options(self, family: str) -> dict[str, object]:
         """Keyword arguments for a model of family."""
@@ -90,10 +111,22 @@ class ABKDConfig:
     """Compare mean states instead of node by node."""
     normalize: str = "standardize"
     """none, standardize (teacher states centred, unit variance per layer) or rows."""
+    nodes: str = "all"
+    """Nodes that are compared: all, or train."""
     freeze_teacher_map: bool = True
     """Keep the teacher's projections fixed at random, so that the loss cannot collapse."""
     beta: float = 1.0
     """Weight."""
+
+    def __post_init__(self) -> None:
+        check_choice("nodes", self.nodes, ("all", "train"))
+        self.build(None)  # its checks
+
+    def build(self, train_mask: Tensor | None) -> ABKD:
+        """The objective, for data with this split."""
+        settings = asdict(self)
+        mask = train_mask if settings.pop("nodes") == "train" else None
+        return ABKD(mask=mask, **settings)
 
 
 @dataclass(frozen=True)
@@ -104,6 +137,9 @@ class KDConfig:
     """Weight of the teacher's scores against the labels."""
     temperature: float = 1.0
     """Softmax temperature."""
+
+    def __post_init__(self) -> None:
+        KD(**asdict(self))  # its checks
 
 
 NARROW = ModelConfig(dropout=0.1, init="xavier")
@@ -126,10 +162,12 @@ class DataConfig:
     read: ReadOptions = ReadOptions()
     """How to read --data."""
 
-
-def _check_seeds(seeds: int) -> None:
-    if seeds < 1:
-        raise ValueError(f"seeds must be >= 1, got {seeds}")
+    def __post_init__(self) -> None:
+        if self.data is None:
+            try:
+                check_name(self.dataset)
+            except ValueError as error:
+                raise ValueError(f"dataset: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -146,7 +184,9 @@ class TeacherConfig(DataConfig):
     """Folder for the model, metrics.json, the plots and the report; a stopped run goes on."""
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds)
+        super().__post_init__()
+        _check_seeds("seeds", self.seeds)
+        _check_spec("model", self.model)
 
 
 @dataclass(frozen=True)
@@ -170,7 +210,8 @@ class DistillConfig(DataConfig):
     teacher_seeds: int = 1
     """Seeds of a teacher that has to be trained first; the best on validation is used."""
     teacher_layers: str | None = None
-    """Modules of a module:function teacher to align, for example "convs.*"."""
+    """Modules of the teacher to align, for example "convs.*"; None = its own hidden layers, which
+    a module:function teacher has to name."""
     teachers: Path = Path("runs/teachers")
     """Folder of the teachers that were trained on the way."""
     seeds: int = 1
@@ -179,4 +220,55 @@ class DistillConfig(DataConfig):
     """Folder for the students, metrics.json, the plots and the report; a stopped run goes on."""
 
     def __post_init__(self) -> None:
-        _check_seeds(self.seeds)
+        super().__post_init__()
+        _check_seeds("seeds", self.seeds)
+        _check_seeds("teacher_seeds", self.teacher_seeds)
+        _check_spec("student", self.student)
+        check_choice("objective", "+".join(self.terms), OBJECTIVES)
+        if self.teacher_layers is not None and "abkd" not in self.terms:
+            raise ValueError(
+                f"teacher_layers must be left out where no layers are aligned, got "
+                f"{self.teacher_layers!r} with objective {self.objective}"
+            )
+        if self.trains_teacher:
+            _check_teacher(self.teacher)
+
+    @property
+    def terms(self) -> list[str]:
+        """The objective's terms in alphabetical order."""
+        return sorted(self.objective.split("+"))
+
+    @property
+    def trains_teacher(self) -> bool:
+        """Whether --teacher is a model of ours that is trained unless it has been already."""
+        return self.teacher_file is None and ":" not in self.teacher
+
+    @property
+    def teacher_file(self) -> Path | None:
+        """The model file that --teacher names, itself or by its folder."""
+        path = Path(self.teacher)
+        if path.is_dir():
+            return path / "teacher.safetensors"
+        return path if path.suffix == ".safetensors" else None
+
+
+def _check_seeds(name: str, seeds: int) -> None:
+    if seeds < 1:
+        raise ValueError(f"{name} must be >= 1, got {seeds}")
+
+
+def _check_spec(name: str, text: str) -> None:
+    try:
+        ModelSpec.parse(text)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+
+
+def _check_teacher(text: str) -> None:
+    try:
+        ModelSpec.parse(text)
+    except ValueError:
+        raise ValueError(
+            "teacher must be FAMILY-LAYERSxWIDTH (for example gcnii-16x64), a folder of "
+            f"train-teacher, a .safetensors file or module:function, got {text!r}"
+        ) from None

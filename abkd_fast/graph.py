@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import warnings
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,6 +17,7 @@ from abkd_fast._checks import (
     names,
 )
 from abkd_fast._csr import (
+    CSRParts,
     Structure,
     check_count,
     check_pointers,
@@ -32,21 +31,7 @@ if TYPE_CHECKING:
     import scipy.sparse
 
 
-@dataclass(frozen=True)
-class DegreeStats:
-    """In-degree statistics of a graph; degrees count stored edges, not weights."""
-
-    num_dst: int
-    num_src: int
-    num_edges: int
-    mean: float
-    median: float
-    max: int
-    isolated: int
-    self_loops: int
-
-
-class CSRGraph:
+class CSRGraph(CSRParts):
     """A sparse matrix A [num_dst, num_src]; entry (i, j) is an edge from source j to row i.
 
     Rows are destinations, so ``spmm(graph, x)`` aggregates over incoming edges. A graph with
@@ -59,8 +44,7 @@ class CSRGraph:
 
     def __init__(self, structure: Structure, value: Tensor | None) -> None:
         """Internal: takes checked parts. Use a ``from_*`` method."""
-        self._structure = structure
-        self._value = value
+        super().__init__(structure, value)
         self._derived: dict[str, CSRGraph] = {}
 
     # -- construction ---------------------------------------------------------------------
@@ -69,7 +53,7 @@ class CSRGraph:
     def from_csr(
         cls, rowptr: Tensor, col: Tensor, value: Tensor | None = None, num_src: int | None = None
     ) -> CSRGraph:
-        """Check and wrap CSR arrays.
+        """Check CSR arrays and copy the indices; weights are shared, so that they can be trained.
 
         Args:
             rowptr: [num_dst + 1] int32/int64; starts at 0, never decreases, ends at E.
@@ -94,7 +78,12 @@ class CSRGraph:
                 raise ValueError(f"value must be [E={num_edges}], got [{value.numel()}]")
             check_finite("value", value.detach())
         index = index_dtype(num_dst, num_src, num_edges)
-        structure = Structure(rowptr.to(index).contiguous(), col.to(index).contiguous(), num_src)
+        # Copies: a caller's later change would get past the checks that keep kernels in bounds.
+        rowptr, col = (
+            part.to(index, copy=True, memory_format=torch.contiguous_format)
+            for part in (rowptr, col)
+        )
+        structure = Structure(rowptr, col, num_src)
         return cls(structure, None if value is None else value.contiguous())
 
     @classmethod
@@ -180,57 +169,6 @@ class CSRGraph:
         weight = getattr(data, "edge_weight", None)
         return cls.from_edge_index(data.edge_index, int(data.num_nodes), weight)
 
-    # -- parts ----------------------------------------------------------------------------
-
-    @property
-    def rowptr(self) -> Tensor:
-        """[num_dst + 1] row pointers."""
-        return self._structure.rowptr
-
-    @property
-    def col(self) -> Tensor:
-        """[E] source of every edge."""
-        return self._structure.col
-
-    @property
-    def value(self) -> Tensor | None:
-        """[E] edge weights, or None for an unweighted graph."""
-        return self._value
-
-    @property
-    def num_dst(self) -> int:
-        """Number of rows (destinations)."""
-        return self._structure.num_dst
-
-    @property
-    def num_src(self) -> int:
-        """Number of columns (sources)."""
-        return self._structure.num_src
-
-    @property
-    def num_edges(self) -> int:
-        """Number of stored entries E."""
-        return self.col.numel()
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(num_dst, num_src)."""
-        return self.num_dst, self.num_src
-
-    @property
-    def device(self) -> torch.device:
-        """Device of all arrays."""
-        return self.col.device
-
-    def row(self) -> Tensor:
-        """[E] int64 destination of every edge."""
-        return self._structure.row()
-
-    def transposed(self) -> tuple[Tensor, Tensor, Tensor]:
-        """(rowptr, col, perm) of the transpose; perm maps its edges to edges of this graph."""
-        structure, perm = self._structure.transpose()
-        return structure.rowptr, structure.col, perm
-
     # -- derived graphs -------------------------------------------------------------------
 
     def t(self) -> CSRGraph:
@@ -238,7 +176,9 @@ class CSRGraph:
         if "t" in self._derived:
             return self._derived["t"]
         structure, perm = self._structure.transpose()
-        transposed = CSRGraph(structure, None if self.value is None else self.value[perm])
+        transposed = CSRGraph(
+            structure, None if self.value is None else self.value.index_select(0, perm)
+        )
         transposed._derived["t"] = self
         return self._keep("t", transposed)
 
@@ -338,60 +278,10 @@ class CSRGraph:
         dense = values.new_zeros(self.shape)
         return dense.index_put((self.row(), self.col.long()), values, accumulate=True)
 
-    # -- facts ----------------------------------------------------------------------------
-
-    def degree_stats(self) -> DegreeStats:
-        """In-degree statistics (one pass; moves a few numbers to the host)."""
-        degree = self.rowptr.diff()
-        empty = degree.numel() == 0
-        return DegreeStats(
-            num_dst=self.num_dst,
-            num_src=self.num_src,
-            num_edges=self.num_edges,
-            mean=0.0 if empty else float(degree.double().mean()),
-            median=0.0 if empty else float(degree.double().median()),
-            max=0 if empty else int(degree.max()),
-            isolated=int((degree == 0).sum()),
-            self_loops=int((self.row() == self.col).sum()),
-        )
-
-    def fingerprint(self) -> str:
-        """SHA-256 over shape, indices and weights: equal graphs have equal fingerprints."""
-        digest = hashlib.sha256(repr(self.shape).encode())
-        for part in (self.rowptr.long(), self.col.long(), self.value):
-            if part is not None:
-                digest.update(part.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
-    def __repr__(self) -> str:
-        """Shape, edges, weight dtype and device."""
-        weight = "unweighted" if self.value is None else str(self.value.dtype)
-        shape = f"num_dst={self.num_dst}, num_src={self.num_src}, num_edges={self.num_edges}"
-        return f"CSRGraph({shape}, {weight}, {self.device})"
-
     # -- internal -------------------------------------------------------------------------
-
-    def _values_or_ones(self) -> Tensor:
-        if self.value is not None:
-            return self.value
-        return torch.ones(self.num_edges, device=self.device)
 
     def _keep(self, name: str, graph: CSRGraph) -> CSRGraph:
         # Weights in training change in place; what was derived from them would be out of date.
         if self.value is None or not self.value.requires_grad:
             self._derived[name] = graph
         return graph
-
-    def _row_sums(self) -> Tensor:
-        """[num_dst] in the accumulation dtype: 16-bit sums would stop at a few thousand."""
-        if self.value is None:
-            return self.rowptr.diff().to(torch.get_default_dtype())
-        value = self.value.to(accumulation_dtype(self.value))
-        return value.new_zeros(self.num_dst).index_add(0, self.row(), value)
-
-    def _check_square(self, method: str) -> None:
-        if self.num_dst != self.num_src:
-            raise ValueError(
-                f"{method}() needs a square graph, got num_dst={self.num_dst}, "
-                f"num_src={self.num_src}"
-            )

@@ -19,9 +19,16 @@ from abkd_fast import data as datasets
 from abkd_fast._storage import write_atomically
 from abkd_fast.callbacks import ProgressBar
 from abkd_fast.capture import match_layers
-from abkd_fast.config import DataConfig, DistillConfig, ModelConfig, TeacherConfig, TrainConfig
+from abkd_fast.config import (
+    DataConfig,
+    DistillConfig,
+    ModelConfig,
+    SettingError,
+    TeacherConfig,
+    TrainConfig,
+)
 from abkd_fast.data import GraphData
-from abkd_fast.distill import ABKD, KD, Objective
+from abkd_fast.distill import KD, Objective
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
@@ -29,8 +36,6 @@ from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
 from abkd_fast.teacher import TeacherCache
 from abkd_fast.trainer import Distiller
-
-OBJECTIVES = ("none", "kd", "abkd", "abkd+kd")
 
 
 def load_data(config: DataConfig) -> GraphData:
@@ -40,17 +45,14 @@ def load_data(config: DataConfig) -> GraphData:
     return datasets.load(config.dataset, root=config.root)
 
 
-def build_objective(config: DistillConfig) -> Objective | None:
+def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
     """The objective named by ``config.objective``; the order of its terms does not matter."""
-    name = "+".join(sorted(config.objective.split("+")))
-    if name not in OBJECTIVES:
-        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
     terms: list[Objective] = []
-    if "kd" in name.split("+"):
+    if "kd" in config.terms:
         terms.append(KD(**asdict(config.kd)))
-    if "abkd" in name.split("+"):
-        terms.append(ABKD(**asdict(config.abkd)))
-    return None if name == "none" else sum(terms[1:], start=terms[0])
+    if "abkd" in config.terms:
+        terms.append(config.abkd.build(data.train_mask))
+    return sum(terms[1:], start=terms[0]) if terms else None
 
 
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
@@ -70,7 +72,7 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
 def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
     """Distil ``seeds`` students; writes them, metrics.json, plots and the report to ``out``."""
     data = load_data(config)
-    _check_student(config, data)
+    _check(config, data)
     cache, teacher_name = _teacher(config, data)
     results = []
     for seed in range(config.seeds):
@@ -82,7 +84,7 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
             data,
             seed,
             cache,
-            build_objective(config),
+            build_objective(config, data),
         )
         about = _about(config.student, config.student_options, data)
         save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
@@ -133,18 +135,14 @@ def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
 
 def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
     """The teacher's cache and its name: from a file, a function, or trained now."""
-    objective = build_objective(config)
+    objective = build_objective(config, data)
     needs_states = objective is not None and objective.needs_states
     layers = config.teacher_layers if needs_states else ()
-    path = Path(config.teacher)
-    if path.is_dir():
-        path = path / "teacher.safetensors"
-    if path.suffix == ".safetensors":
-        return _from_file(path, data, layers)
+    if config.teacher_file is not None:
+        return _from_file(config.teacher_file, data, layers)
     if ":" in config.teacher:
         model = _call(config.teacher, data)
         return TeacherCache.build(model, data, layers), config.teacher
-    ModelSpec.parse(config.teacher)
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
@@ -164,13 +162,27 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
     return _from_file(out / "teacher.safetensors", data, layers)
 
 
-def _check_student(config: DistillConfig, data: GraphData) -> None:
-    """Find mistakes in the student, the objective and the folder before a teacher is trained."""
-    objective = build_objective(config)
-    student = _about(config.student, config.student_options, data).build()
-    if objective is not None and objective.needs_states and not match_layers(student):
-        raise ValueError(f"student must have a hidden layer for ABKD, got {config.student}")
+def _check(config: DistillConfig, data: GraphData) -> None:
+    """Find mistakes in the models, their layers and the folder before a teacher is trained."""
+    objective = build_objective(config, data)
+    if objective is not None and objective.needs_states:
+        _check_layers("student", config.student, None, data)
+        if config.trains_teacher:
+            _check_layers("teacher", config.teacher, config.teacher_layers, data)
     config.out.mkdir(parents=True, exist_ok=True)
+
+
+def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> None:
+    """Raise SettingError unless the model has the layers that are to be aligned."""
+    with torch.device("meta"):
+        model = _about(spec, ModelConfig(), data).build()
+    if layers is None and not match_layers(model):
+        raise SettingError(f"{name} must have a hidden layer for ABKD, got {spec}")
+    try:
+        match_layers(model, layers)
+    except ValueError as error:
+        wanted = f"layers that match --teacher-layers for ABKD, got {spec}"
+        raise SettingError(f"{name} must have {wanted}: {error}") from error
 
 
 def _from_file(
@@ -191,12 +203,12 @@ def _call(name: str, data: GraphData) -> nn.Module:
     try:
         make = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"teacher must be importable as module:function, got {error}") from error
+        raise SettingError(f"teacher must be importable as module:function, got {error}") from error
     finally:
         sys.path.remove("")
     model = make(data)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{name} must return an nn.Module, got {type(model).__name__}")
+        raise SettingError(f"{name} must return an nn.Module, got {type(model).__name__}")
     return model
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abkd_fast._checks import FLOATS, check_finite, check_tensor
+from abkd_fast._checks import FLOATS, check_finite, check_tensor, names
+from abkd_fast._csr import tensor_bytes
 from abkd_fast._storage import load_tensors, save_tensors
 from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.data import GraphData
@@ -19,6 +20,7 @@ from abkd_fast.metrics import count_parameters
 from abkd_fast.ops import Moments, teacher_moments
 
 _KIND = "teacher-cache"
+_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
 class TeacherCache:
@@ -63,10 +65,11 @@ class TeacherCache:
             teacher: any module that returns class scores [N, C].
             data: graph and features.
             layers: module paths or patterns; None takes the model's own ``hidden_layers``.
-            dtype: dtype the states are kept in.
+            dtype: bfloat16, float32 or float64, in which the states are kept.
             forward: called as ``forward(teacher, data)`` instead of binding the parameters of
                 ``teacher.forward`` by name (see :meth:`GraphData.arguments`).
         """
+        _check_dtype(dtype)
         was_training = teacher.training
         teacher.eval()
         try:
@@ -107,13 +110,14 @@ class TeacherCache:
         dtype: torch.dtype = torch.float32,
     ) -> TeacherCache:
         """Pack states [N, d_i] of any origin; raises ValueError on NaN or unequal N."""
+        _check_dtype(dtype)
         packed = _pack(states, logits, dtype)
         logits = None if logits is None else logits.detach()
         widths = [state.size(1) for state in states]
         digest = hashlib.sha256(f"{widths} {dtype}".encode())
         for part in (packed, logits):
-            if part is not None and part.numel():
-                digest.update(_bytes(part))
+            if part is not None:
+                digest.update(tensor_bytes(part))
         return cls(packed, widths, logits, digest.hexdigest())
 
     @property
@@ -139,6 +143,24 @@ class TeacherCache:
     def layer(self, i: int) -> Tensor:
         """View [N, d_i] of layer i."""
         return self.states.split(self.widths, dim=1)[i]
+
+    def check_fits(self, data: GraphData) -> None:
+        """Raise ValueError unless this teacher ran on ``data``, as far as is known of it."""
+        if self.data is not None and self.data != data.fingerprint():
+            raise ValueError(
+                f"teacher must have been run on {data.name!r} with this split, got a cache of "
+                f"other data (fingerprint {self.data[:12]}); build the cache on this graph"
+            )
+        if self.num_nodes != data.num_nodes:
+            raise ValueError(
+                f"teacher and data must have the same nodes, got {self.num_nodes} teacher rows "
+                f"and {data.num_nodes} nodes in {data.name!r}; build the cache on this graph"
+            )
+        if self.logits is not None and self.logits.size(1) < data.num_classes:
+            raise ValueError(
+                f"teacher must score the {data.num_classes} classes of {data.name!r}, "
+                f"got {self.logits.size(1)}"
+            )
 
     def save(self, path: str | Path) -> None:
         """Write states, scores and moments to one safetensors file, atomically."""
@@ -187,9 +209,16 @@ def fingerprint(
     digest = hashlib.sha256(f"{teacher} {list(paths)} {dtype} {data.fingerprint()}".encode())
     for name, tensor in teacher.state_dict().items():
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        if tensor.numel():
-            digest.update(_bytes(tensor))
+        digest.update(tensor_bytes(tensor))
     return digest.hexdigest()
+
+
+def _check_dtype(dtype: torch.dtype) -> None:
+    if dtype not in _DTYPES:
+        raise ValueError(
+            f"dtype must be {names(_DTYPES)}, got {names([dtype])}; "
+            "bfloat16 halves the memory of float32"
+        )
 
 
 def _pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -210,8 +239,3 @@ def _pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) -
         check_finite(name, tensor)
     empty = named[first].new_empty(named[first].size(0), 0, dtype=dtype)
     return torch.cat([empty, *[state.detach().to(dtype) for state in states]], dim=1)
-
-
-def _bytes(tensor: Tensor) -> Any:
-    """The tensor's memory, for hashing."""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from abkd_fast._checkpoint import Progress, Trained, load_checkpoint, save_checkpoint
+from abkd_fast._checkpoint import Progress, RunFolder, Trained
 from abkd_fast._diagnose import first_not_finite
-from abkd_fast._storage import exclusive
+from abkd_fast._optimizer import make_optimizer, make_scheduler
 from abkd_fast.callbacks import Callback, ProgressBar
 from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.config import TrainConfig
 from abkd_fast.data import GraphData
-from abkd_fast.distill import ABKD, Objective
+from abkd_fast.distill import Objective
 from abkd_fast.metrics import accuracies, count_parameters, peak_bytes, quantiles
 from abkd_fast.result import DistillResult, TrainingError
 from abkd_fast.teacher import TeacherCache
@@ -72,28 +69,28 @@ class Distiller:
             layers = teacher_layers if self._needs_states else ()
             teacher = TeacherCache.build(teacher, data, layers, forward=forward)
         if teacher is not None:
-            _check_teacher(teacher, data)
+            teacher.check_fits(data)
         self.teacher = teacher
         self.student, self.data, self.objective = student, data, objective
         self.seed, self.config = seed, config or TrainConfig()
         self.out = None if out is None else Path(out)
         self.student_layers, self.forward = student_layers, forward
         self.callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
+        self._folder = RunFolder(self.out, self._identity)
 
     def fit(self) -> DistillResult:
         """Train (or resume) and return the best student with its figures."""
         layers = self.student_layers if self._needs_states else ()
-        log = self._path("log.jsonl")
         result = None
         try:
             with (
-                nullcontext() if log is None else exclusive(log),
+                self._folder.lock(),
                 torch.random.fork_rng(),
                 Recorder(self.student, layers) as recorder,
             ):
                 torch.manual_seed(self.seed)
                 trained = self._setup(recorder)
-                progress = self._resume(trained)
+                progress = self._folder.resume(trained)
                 for callback in self.callbacks:
                     callback.on_start(self, progress.epoch)
                 self._train(recorder, trained, progress)
@@ -119,15 +116,13 @@ class Distiller:
             progress.finished = progress.epoch == self.config.epochs or (
                 patience is not None and stale >= patience
             )
-            self._write(trained, progress)
+            self._folder.write(trained, progress, self.config.checkpoint_every)
             for callback in self.callbacks:
                 callback.on_epoch(self, record)
 
     def _step(self, recorder: Recorder, trained: Trained, progress: Progress) -> dict[str, float]:
         self.student.train()
-        capture = recorder.collect(
-            lambda: call_model(self.student, self.data, self.forward), self.data.graph
-        )
+        capture = recorder.collect(self._forward, self.data.graph)
         mask = self.data.train_mask
         cross_entropy = F.cross_entropy(capture.logits[mask], self.data.y[mask])
         loss = cross_entropy
@@ -163,14 +158,27 @@ class Distiller:
     @torch.no_grad()
     def _predict(self) -> Tensor:
         self.student.eval()
-        return call_model(self.student, self.data, self.forward)
+        return self._forward()
+
+    def _forward(self) -> Tensor:
+        """Class scores [N, C or more] of the student, checked."""
+        logits = call_model(self.student, self.data, self.forward)
+        nodes, classes = self.data.num_nodes, self.data.num_classes
+        shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+        if not (isinstance(shape, list) and len(shape) == 2 and shape[0] == nodes):
+            raise ValueError(f"student must return class scores [N={nodes}, C], got {shape}")
+        if shape[1] < classes:
+            raise ValueError(
+                f"student must score the {classes} classes of {self.data.name!r}, got {shape[1]}"
+            )
+        return logits
 
     def _keep_best(self, progress: Progress, record: dict[str, Any]) -> None:
-        abkd = self._abkd()
+        terms = [] if self.objective is None else self.objective.terms()
+        maps = next((term for term in terms if term.attention is not None), None)
         every = max(1, self.config.epochs // self.config.snapshots)
-        if abkd is not None and progress.epoch % every == 0:
-            assert abkd.attention is not None
-            progress.maps.append(abkd.attention.cpu().clone())
+        if maps is not None and maps.attention is not None and progress.epoch % every == 0:
+            progress.maps.append(maps.attention.cpu().clone())
             progress.map_epochs.append(progress.epoch)
         key = [record["val_loss"], -record["val_acc"]]
         if self.config.monitor == "val_acc":
@@ -179,10 +187,10 @@ class Distiller:
             progress.best_key, progress.best_epoch = key, progress.epoch
             state = self.student.state_dict().items()
             progress.best = {f"student.{name}": value.clone() for name, value in state}
-            if abkd is not None:
-                assert abkd.attention is not None and abkd.dissimilarity is not None
-                progress.best["attention"] = abkd.attention.cpu().clone()
-                progress.best["dissimilarity"] = abkd.dissimilarity.cpu().clone()
+            for name in ("attention", "dissimilarity"):
+                value = getattr(maps, name, None)
+                if value is not None:
+                    progress.best[name] = value.cpu().clone()
 
     # -- set-up and results ---------------------------------------------------------------
 
@@ -190,36 +198,12 @@ class Distiller:
         if self.objective is not None:
             self.student.eval()
             with torch.no_grad():
-                capture = recorder.collect(
-                    lambda: call_model(self.student, self.data, self.forward), self.data.graph
-                )
+                capture = recorder.collect(self._forward, self.data.graph)
             assert self.teacher is not None
             self.objective.setup(self.teacher, capture.widths, self.data.graph)
-        optimizer = self._optimizer()
-        scheduler = None
-        if self.config.schedule == "onecycle":
-            scheduler = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, max_lr=self.config.lr, total_steps=max(self.config.epochs, 2)
-            )
+        optimizer = make_optimizer(self.config, self.student, self.objective)
+        scheduler = make_scheduler(self.config, optimizer)
         return Trained(self.student, self.objective, optimizer, scheduler)
-
-    def _optimizer(self) -> torch.optim.Optimizer:
-        config = self.config
-        convs: list[nn.Parameter] = []
-        rest: list[nn.Parameter] = []
-        for name, parameter in self.student.named_parameters():
-            (convs if "convs." in name else rest).append(parameter)
-        conv_decay = config.conv_weight_decay
-        conv_decay = config.weight_decay if conv_decay is None else conv_decay
-        groups: list[dict[str, Any]] = [
-            {"params": rest, "weight_decay": config.weight_decay},
-            {"params": convs, "weight_decay": conv_decay},
-        ]
-        if self.objective is not None:
-            trained = [p for p in self.objective.parameters() if p.requires_grad]
-            groups.append({"params": trained, "weight_decay": 0.0})
-        groups = [group for group in groups if group["params"]]
-        return torch.optim.Adam(groups, lr=config.lr, fused=True)
 
     def _result(self, progress: Progress) -> DistillResult:
         best = progress.best
@@ -251,15 +235,9 @@ class Distiller:
             dissimilarity=best.get("dissimilarity"),
             attention_history=torch.stack(progress.maps) if progress.maps else None,
             attention_epochs=progress.map_epochs,
-            checkpoint=self._path("checkpoint.safetensors"),
+            checkpoint=self._folder.checkpoint,
         )
 
-    # -- files ----------------------------------------------------------------------------
-
-    def _path(self, name: str) -> Path | None:
-        return None if self.out is None else self.out / name
-
-    @cached_property
     def _identity(self) -> dict[str, Any]:
         shapes = {name: list(p.shape) for name, p in self.student.named_parameters()}
         layers = match_layers(self.student, self.student_layers if self._needs_states else ())
@@ -273,36 +251,6 @@ class Distiller:
             "objective": None if self.objective is None else repr(self.objective),
         }
 
-    def _resume(self, trained: Trained) -> Progress:
-        path, log = self._path("checkpoint.safetensors"), self._path("log.jsonl")
-        progress = Progress()
-        if path is None or log is None:
-            return progress
-        if path.exists():
-            progress = load_checkpoint(path, trained, self._identity)
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a killed run
-            leftover.unlink()
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text("".join(json.dumps(record) + "\n" for record in progress.history))
-        return progress
-
-    def _write(self, trained: Trained, progress: Progress) -> None:
-        path, log = self._path("checkpoint.safetensors"), self._path("log.jsonl")
-        if path is None or log is None:
-            return
-        try:
-            with log.open("a") as file:
-                file.write(json.dumps(progress.history[-1]) + "\n")
-        except OSError as error:
-            raise OSError(f"could not write {log}: {error}; free some space, then go on") from error
-        if progress.finished or progress.epoch % self.config.checkpoint_every == 0:
-            progress.saved = progress.epoch
-            save_checkpoint(path, trained, progress, self._identity)
-
-    def _abkd(self) -> ABKD | None:
-        terms = [] if self.objective is None else self.objective.terms()
-        return next((term for term in terms if isinstance(term, ABKD)), None)
-
     def _check_finite(self, scalars: dict[str, Tensor], progress: Progress) -> None:
         """Raise TrainingError with epoch, module and last checkpoint unless all is finite."""
         bad = [name for name, value in scalars.items() if not bool(value.isfinite())]
@@ -310,28 +258,10 @@ class Distiller:
             return
         module = first_not_finite(self.student, self._predict)
         where = "in the objective" if module is None else f"first in the output of {module}"
-        path, saved = self._path("checkpoint.safetensors"), progress.saved
+        path, saved = self._folder.checkpoint, progress.saved
         kept = f"the last good checkpoint is {path} (epoch {saved})" if saved else ""
         raise TrainingError(
             f"{', '.join(bad)} is not finite at epoch {progress.epoch} (seed {self.seed}), "
             f"{where}; {kept or 'no checkpoint was written yet'}. "
             f"A lower lr than {self.config.lr} may help"
-        )
-
-
-def _check_teacher(teacher: TeacherCache, data: GraphData) -> None:
-    if teacher.data is not None and teacher.data != data.fingerprint():
-        raise ValueError(
-            f"teacher must have been run on {data.name!r} with this split, got a cache of other "
-            f"data (fingerprint {teacher.data[:12]}); build the cache on this graph"
-        )
-    if teacher.num_nodes != data.num_nodes:
-        raise ValueError(
-            f"teacher and data must have the same nodes, got {teacher.num_nodes} teacher rows "
-            f"and {data.num_nodes} nodes in {data.name!r}; build the cache on this graph"
-        )
-    if teacher.logits is not None and teacher.logits.size(1) < data.num_classes:
-        raise ValueError(
-            f"teacher must score the {data.num_classes} classes of {data.name!r}, "
-            f"got {teacher.logits.size(1)}"
         )

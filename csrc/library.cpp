@@ -20,6 +20,37 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "spmm_extremum_dvalue(Tensor rowptr, Tensor col, Tensor x, Tensor arg, Tensor dout) -> "
       "Tensor");
+  m.def("dropout(Tensor x, float p, Tensor seed, int layer, int step) -> Tensor");
+  m.def(
+      "layer_pair_moment(Tensor teacher, SymInt[] widths, Tensor[] states, Tensor? nodes, Tensor? "
+      "weight,"
+      " Tensor centre, Tensor g, Tensor row, Tensor products, Tensor attention, bool want_student)"
+      " -> (Tensor cross, Tensor second, Tensor sum, Tensor dstates)");
+  m.def(
+      "layer_pair_projection(Tensor teacher, SymInt[] widths, Tensor[] states, Tensor? nodes, "
+      "Tensor? weight,"
+      " Tensor centre, Tensor teacher_map, Tensor student_map, Tensor bias, Tensor attention,"
+      " Tensor u, Tensor w, float scale, bool want_teacher_map, bool want_student)"
+      " -> (Tensor squares, Tensor sums, Tensor cross, Tensor dstudent_map, Tensor dteacher_map,"
+      " Tensor dstates)");
+  m.def("layer_pair_rows(Tensor rows, Tensor maps, SymInt[] widths) -> Tensor");
+  m.def("layer_pair_products(Tensor teacher_map, Tensor student_map, SymInt[] widths) -> Tensor");
+  m.def(
+      "layer_pair_moment_maps(Tensor teacher_map, Tensor student_map, SymInt[] widths, SymInt[] "
+      "student_widths,"
+      " Tensor[] second, Tensor mean, Tensor rest, Tensor products, Tensor cross, float count,"
+      " Tensor attention, Tensor offset, Tensor u, bool want_teacher_map, bool want_student)"
+      " -> (Tensor square, Tensor inner, Tensor dteacher_map, Tensor cross_map)");
+  m.def(
+      "conv(Tensor rowptr, Tensor col, Tensor? value, Tensor x, Tensor? weight, Tensor? bias,"
+      " Tensor? x_0, float alpha, float beta, bool relu, bool aggregate_first, bool keep_mixed,"
+      " float p, Tensor? seed, int layer, int step) -> (Tensor out, Tensor sums, Tensor mixed)");
+  m.def(
+      "conv_backward(Tensor? rowptr_t, Tensor? col_t, Tensor? value_t, Tensor dout,"
+      " Tensor? dsums, Tensor? out, Tensor? features, Tensor? weight, float alpha, float beta,"
+      " float p, Tensor? seed, int layer, int step, bool aggregate_first, bool want_x,"
+      " bool want_weight, bool want_x_0)"
+      " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dx_0)");
   m.def("segment_csr(Tensor src, Tensor indptr, bool mean) -> Tensor");
   m.def(
       "segment_csr_extremum(Tensor src, Tensor indptr, bool maximum, bool winners)"

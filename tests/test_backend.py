@@ -44,6 +44,9 @@ def test_backend_of():
         ("cpu", f"C++ extension, {_backend._isa} kernels"),
         ("reference", _backend._why),
     ]
+    torch_pass = ("torch", "one pass over node blocks, in torch matrix products")
+    assert backend_of("layer_pair") == ((backend, why) if BUILT else torch_pass)
+    assert backend_of("layer_pair", "cuda") == torch_pass
     assert backend_of("spmm", "cuda") == ("reference", "no kernel for cuda yet")
     with pytest.raises(ValueError, match="op_name must be an op of abkd_fast.ops, got 'spam'"):
         backend_of("spam")
@@ -88,9 +91,11 @@ def test_a_smaller_instruction_set_on_request(isa):
         pytest.param({"ABKD_ISA": "baseline"}, id="baseline", marks=needs_extension),
     ],
 )
-def test_spmm_on_the_other_back_ends(environment):
+@pytest.mark.parametrize("op", ["spmm", "conv", "dropout", "layer_pair"])
+def test_ops_on_the_other_back_ends(op, environment):
     command = [str(Path(sys.executable).with_name("pytest")), "-q", "-p", "no:cacheprovider"]
-    chosen = ["-k", "not compiles", "tests/test_spmm.py", "tests/test_spmm_grad.py"]
+    files = sorted(str(path) for path in (ROOT / "tests").glob(f"test_{op}*.py"))
+    chosen = ["-k", "not compiles", *files]
     done = run(*command, *chosen, OMP_NUM_THREADS="1", **environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 

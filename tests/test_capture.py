@@ -64,6 +64,18 @@ def test_two_runs_do_not_mix():
         assert len(recorder.run(torch.randn(6, 3)).states) == 1
 
 
+def test_only_its_own_runs_are_kept():
+    net = Net()
+    with Recorder(net, "first") as recorder:
+        capture = recorder.run(torch.randn(5, 3))
+        net(torch.randn(5, 3))  # no state of this one is held
+        assert recorder._calls == [] and len(capture.states) == 1
+        with pytest.raises(RuntimeError):
+            recorder.run(torch.randn(5, 2))
+        net(torch.randn(5, 3))
+        assert recorder._calls == []
+
+
 def test_unknown_pattern_lists_the_modules():
     with pytest.raises(ValueError, match=r"got 'convs\.\*'; it has first, blocks"):
         match_layers(Net(), "convs.*")

@@ -102,6 +102,13 @@ def test_fingerprint():
     assert GraphData(**parts(x=parts()["x"].bfloat16())).fingerprint() != base
 
 
+def test_fingerprint_is_computed_once(monkeypatch):
+    data = GraphData(**parts())
+    first = data.fingerprint()
+    monkeypatch.setattr(CSRGraph, "fingerprint", None)
+    assert data.fingerprint() == first
+
+
 def test_to_keeps_everything():
     data = GraphData(**parts(x=sparse_x()), name="tiny", synthetic=True)
     moved = data.to("cpu")

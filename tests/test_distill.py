@@ -198,19 +198,6 @@ def test_frozen_teacher_map_has_no_gradient_and_stays():
     assert torch.equal(objective.maps()[0][0], before)
 
 
-def test_batches_of_nodes_match_gathered_rows():
-    teacher, student = problem()
-    objective = ready(teacher, student)
-    nodes = torch.tensor([3, 1, 20])
-    part = Capture([h[nodes] for h in student.states], student.logits[nodes], student.names)
-    rows = TeacherCache.from_states(
-        [teacher.layer(i)[nodes] for i in range(T)], teacher.logits[nodes], torch.float64
-    )
-    loss = objective(part, teacher, nodes)
-    objective.map, objective.fixed_map = "fixed", objective.attention
-    torch.testing.assert_close(loss, objective(part, rows))
-
-
 def test_kd_is_its_formula():
     teacher, student = problem()
     tau = 3.0
@@ -242,6 +229,9 @@ def test_objectives_add_and_scale():
     torch.testing.assert_close(total(student, teacher), expected)
     assert total.label_weight == pytest.approx(0.3)
     assert set(total.scalars) == {"kd", "abkd"}
+    assert sum([kd]) is kd and sum([kd, 3 * abkd]).weights == [1.0, 3.0]
+    with pytest.raises(TypeError):
+        1 + kd
     assert total.terms() == [kd, abkd] and total.needs_states and not (kd + kd).needs_states
 
 
@@ -268,6 +258,8 @@ def test_rejects_what_does_not_fit_the_teacher():
         ready(teacher, student, map=torch.ones(3, 5))
     with pytest.raises(ValueError, match="at least one captured student layer"):
         ABKD().setup(teacher, [], None)
+    with pytest.raises(ValueError, match=r"mask must be"):
+        ABKD(mask=torch.ones(3, dtype=torch.bool)).setup(teacher, student.widths, None)
     objective = ready(teacher, student)
     with pytest.raises(ValueError, match=r"widths \[4, 4, 4\] as in setup, got \[4, 4\]"):
         objective(Capture(student.states[:2], student.logits, ["?"] * 2), teacher)

@@ -163,6 +163,8 @@ def test_masked_out_nodes_may_hold_nan():
 def test_cost_model():
     assert prefers_moment_form(64, 4, 64 * 64, 64, 16)  # PubMed, 64 x 64 -> 4 x 4
     assert not prefers_moment_form(16, 4, 16 * 256, 64, 256)  # 16 x 256 -> 4 x 64
+    assert prefers_moment_form(16, 4, 16 * 256, 64, 48)
+    assert not prefers_moment_form(16, 4, 16 * 256, 64, 48, frozen=True)  # no product for dM
 
 
 @pytest.mark.parametrize(("student_width", "uses"), [(1, True), (9, False)])

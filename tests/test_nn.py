@@ -1,12 +1,17 @@
 """Layers and models against the formulas, PyG's names and sparse inputs."""
 
+import copy
 import math
+import weakref
 
 import pytest
 import torch
 
-from abkd_fast import CSRGraph
+from abkd_fast import CSRGraph, reference
+from abkd_fast.capture import Recorder, match_layers
+from abkd_fast.column_sums import attach_column_sums, column_means
 from abkd_fast.nn import GCN, GCNII, MLP, GCN2Conv, GCNConv, Linear, ModelSpec, dropout
+from abkd_fast.ops.dropout import draw_seed
 from abkd_fast.testing import random_graph
 
 GRAPH = CSRGraph.from_edge_index(torch.tensor([[0, 1, 1, 2], [1, 0, 2, 1]]), 4)
@@ -138,8 +143,108 @@ def test_convolutions_equal_pyg():
 
 
 def test_models_name_their_hidden_layers():
-    from abkd_fast.capture import match_layers
+    assert match_layers(GCNII(6, 4, 3, 2)) == ["convs.0", "convs.1", "convs.2"]
+    assert match_layers(GCN(6, 4, 3, 2)) == ["convs.0", "convs.1"]
+    assert match_layers(MLP(6, 4, 2, 2)) == ["lins.0"]
+    with pytest.raises(ValueError, match="layers must be given for GCN"):
+        match_layers(GCN(6, 4, 1, 2))
 
-    assert match_layers(GCNII(6, 4, 3, 2)) == ["acts.0", "acts.1", "acts.2"]
-    assert match_layers(GCN(6, 4, 3, 2)) == ["acts.0", "acts.1"]
-    assert match_layers(MLP(6, 4, 2, 2)) == ["acts.0"]
+
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+def test_hidden_states_are_non_negative_and_know_their_differentiable_means(family):
+    dense, sparse = sparse_features()
+    model = ModelSpec.parse(f"{family}-3x5").build(6, 2)
+    for x in (dense, sparse):
+        with Recorder(model) as recorder:
+            capture = recorder.run(x, GRAPH)
+        assert all(bool((state >= 0).all()) for state in capture.states)
+        weights = list(model.parameters())
+        gradients = []
+        for means in (capture.means, [state.mean(0) for state in capture.states]):
+            loss = sum((mean * torch.arange(1.0, 6)).sum() for mean in means)
+            grads = torch.autograd.grad(loss, weights, retain_graph=True, allow_unused=True)
+            gradients.append([torch.zeros(()) if grad is None else grad for grad in grads])
+        for mean, state in zip(capture.means, capture.states, strict=True):
+            torch.testing.assert_close(mean, state.mean(0))
+        for a, b in zip(*gradients, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_nothing_of_a_forward_stays_in_the_model():
+    dense, _ = sparse_features()
+    model = GCNII(6, 4, 2, 2)
+    with Recorder(model) as recorder:
+        capture = recorder.run(dense, GRAPH)
+    left = [weakref.ref(capture.states[0]), weakref.ref(capture.states[0].column_sums[0])]
+    copy.deepcopy(model)  # fails on modules that hold tensors of the graph
+    del capture
+    assert [reference() for reference in left] == [None, None]
+
+
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+@pytest.mark.parametrize("kind", ["dense", "sparse"])
+def test_dropout_follows_the_generator_and_the_mode(family, kind):
+    x = dict(zip(("dense", "sparse"), sparse_features(4, 40), strict=True))[kind]
+    model = ModelSpec.parse(f"{family}-2x50").build(40, 3)
+    torch.manual_seed(1)
+    first, second = model(x, GRAPH), model(x, GRAPH)
+    assert not torch.equal(first, second)
+    torch.manual_seed(1)
+    assert torch.equal(model(x, GRAPH), first)
+    state = torch.get_rng_state()
+    model.eval()
+    assert torch.equal(model(x, GRAPH), model(x, GRAPH))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_models_are_the_composition_of_their_layers():
+    """GCNII in training mode against plain torch with the same masks."""
+    dense, _ = sparse_features()
+    model = GCNII(6, 4, 2, 3, dropout=0.5)
+    torch.manual_seed(3)
+    out = model(dense, GRAPH)
+    torch.manual_seed(3)
+    seed = draw_seed()
+    a = GRAPH.gcn_norm().to_dense()
+    h = h_0 = model.lins[0](reference.dropout(dense, 0.5, seed)).relu()
+    for layer, conv in enumerate(model.convs, start=1):
+        s = 0.9 * a @ reference.dropout(h, 0.5, seed, layer) + 0.1 * h_0
+        b = math.log(0.5 / layer + 1)
+        h = ((1 - b) * s + b * s @ conv.weight1).relu()
+    torch.testing.assert_close(out, model.lins[1](reference.dropout(h, 0.5, seed, 3)))
+
+
+# torch.compile itself instantiates the Function class.
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("family", ["gcn", "gcnii"])
+def test_models_compile(family):
+    torch._dynamo.reset()
+    dense, _ = sparse_features()
+    model = ModelSpec.parse(f"{family}-2x5").build(6, 2)
+    GRAPH.gcn_norm().t()
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.manual_seed(1)
+    expected = model(dense, GRAPH)
+    torch.manual_seed(1)
+    torch.testing.assert_close(compiled(dense, GRAPH), expected)
+
+
+def test_a_state_changed_in_place_has_lost_its_column_sums():
+    state = attach_column_sums(torch.ones(3, 2), torch.full((2,), 6.0))
+    assert column_means(state).tolist() == [2.0, 2.0]
+    state.mul_(5.0)
+    assert column_means(state).tolist() == [5.0, 5.0]
+
+
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+def test_inference_mode_gives_the_same_states_and_means(family):
+    dense, _ = sparse_features()
+    model = ModelSpec.parse(f"{family}-3x4").build(6, 2).eval()
+    with Recorder(model) as recorder:
+        expected = recorder.run(dense, GRAPH)
+        with torch.inference_mode():
+            capture = recorder.run(dense, GRAPH)
+            means = capture.means
+    assert torch.equal(capture.logits, expected.logits)
+    for mean, state in zip(means, expected.states, strict=True):
+        torch.testing.assert_close(mean, state.mean(0))

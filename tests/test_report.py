@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from rich.console import Console
+from run_records import make_attention, make_histories, read_png
 
 from abkd_fast import report
 
@@ -60,31 +61,6 @@ def make_metrics(num_seeds=3, teacher=True, name="cora", synthetic=False):
     }
 
 
-def make_histories(epochs):
-    return [
-        [
-            {
-                "epoch": epoch,
-                "loss": 2.0 / (epoch + 1),
-                "ce": 1.0 / (epoch + 1),
-                "abkd": 0.01 / (epoch + 1),
-                "lr": 0.01,
-                "step_ms": 3.0,
-                "train_acc": 50.0 + epoch + seed,
-                "val_acc": 40.0 + epoch + seed if epoch % 2 else None,
-            }
-            for epoch in range(count)
-        ]
-        for seed, count in enumerate(epochs)
-    ]
-
-
-def make_attention(steps=12, layers=64, width=4):
-    scores = torch.randn(layers, width, generator=torch.Generator().manual_seed(0))
-    times = torch.linspace(0, 2, steps)[:, None, None]
-    return (times * scores).softmax(2), list(range(0, 10 * steps, 10))
-
-
 class Page(HTMLParser):
     """Everything of a page that a check may ask for."""
 
@@ -111,14 +87,6 @@ class Page(HTMLParser):
 
     def find(self, tag):
         return [attrs for name, attrs in self.tags if name == tag]
-
-
-def read_png(source):
-    from matplotlib.image import imread
-
-    image = imread(source, format="png")
-    assert image.std() > 0.01
-    return image.shape[1], image.shape[0]
 
 
 def write(folder, metrics, **maps):

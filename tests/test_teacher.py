@@ -46,6 +46,15 @@ def test_bf16_cache_is_the_rounded_one(teacher):
     assert torch.equal(half.states, full.states.bfloat16())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.int64])
+def test_a_dtype_that_layer_pair_cannot_read_is_refused(teacher, dtype):
+    message = "dtype must be bfloat16 or float32 or float64, got .*; bfloat16 halves the memory"
+    with pytest.raises(ValueError, match=message):
+        TeacherCache.build(teacher, small_data(), dtype=dtype)
+    with pytest.raises(ValueError, match=message):
+        TeacherCache.from_states([torch.ones(3, 2)], dtype=dtype)
+
+
 def test_save_and_load(teacher, tmp_path):
     cache = TeacherCache.build(teacher, small_data())
     cache.save(tmp_path / "cache.safetensors")

@@ -13,10 +13,10 @@ from abkd_fast import (
     Callback,
     CSRGraph,
     Distiller,
+    Objective,
     TeacherCache,
     TrainConfig,
     TrainingError,
-    load_model,
 )
 from abkd_fast._storage import load_tensors
 from abkd_fast.nn import GCNII
@@ -100,6 +100,41 @@ def test_same_seed_same_result_other_seed_other_result():
     assert timeless(make(seed=1).fit().history) != timeless(make().fit().history)
 
 
+def adam_settings(monkeypatch, config):
+    """(learning rates of all groups, first betas) at every step of a run."""
+    seen = []
+    step = torch.optim.Adam.step
+
+    def spy(optimizer, *args, **kwargs):
+        groups = optimizer.param_groups
+        seen.append(([g["lr"] for g in groups], {g["betas"][0] for g in groups}))
+        return step(optimizer, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    make(config=config).fit()
+    return seen
+
+
+def test_objective_learns_at_its_own_rate(monkeypatch):
+    config = replace(QUICK, lr=0.02, objective_lr=0.1)
+    assert adam_settings(monkeypatch, config) == [([0.02, 0.02, 0.1], {0.9})] * 30
+    assert adam_settings(monkeypatch, QUICK) == [([0.01, 0.01, 0.01], {0.9})] * 30
+
+
+def test_onecycle_peaks_at_each_rate_and_leaves_momentum_alone(monkeypatch):
+    config = replace(QUICK, lr=0.02, objective_lr=0.1, schedule="onecycle")
+    seen = adam_settings(monkeypatch, config)
+    assert [max(rates) for rates in zip(*(rates for rates, _ in seen), strict=True)] == [
+        *(pytest.approx(0.02), pytest.approx(0.02)),
+        pytest.approx(0.1),
+    ]
+    assert seen[0][0][0] < 0.001 and seen[-1][0][0] < 0.0001
+    assert all(betas == {0.9} for _, betas in seen)
+    seen = adam_settings(monkeypatch, replace(config, cycle_momentum=True))
+    betas = [beta for _, found in seen for beta in found]
+    assert min(betas) == pytest.approx(0.85) and max(betas) == pytest.approx(0.95)
+
+
 def test_callers_random_state_is_left_alone():
     distiller = make()
     state = torch.get_rng_state()
@@ -122,6 +157,19 @@ def test_callbacks_see_every_epoch():
 
     make(callbacks=[Watch()]).fit()
     assert seen == [("start", 0), *range(30), 30]
+
+
+def test_maps_of_any_objective_are_kept():
+    class Mine(Objective):
+        def forward(self, student, teacher, nodes=None):
+            self.attention = torch.full((4, 2), 0.5)
+            return student.states[0].square().mean()
+
+    distiller = make()
+    distiller.objective = KD() + Mine()
+    result = distiller.fit()
+    assert torch.equal(result.attention, torch.full((4, 2), 0.5))
+    assert result.attention_history.shape == (30, 4, 2) and result.dissimilarity is None
 
 
 def test_log_is_one_record_an_epoch(tmp_path):
@@ -182,22 +230,12 @@ def test_rejects_what_does_not_fit():
     narrow = TeacherCache.from_states([torch.zeros(60, 4)], torch.zeros(60, 2))
     with pytest.raises(ValueError, match="must score the 3 classes of 'small', got 2"):
         Distiller(narrow, student, data, KD())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"epochs": 0}, "epochs must be >= 1, got 0"),
-        ({"lr": -1.0}, "lr must be > 0 and finite, got -1.0"),
-        ({"patience": -3}, "patience must be >= 1 or None, got -3"),
-        ({"weight_decay": -1.0}, "weight_decay must be >= 0, got -1.0"),
-        ({"monitor": "test_acc"}, "monitor must be one of val_loss, val_acc"),
-        ({"schedule": "step"}, "schedule must be one of constant, onecycle"),
-    ],
-)
-def test_config_rejects(settings, message):
-    with pytest.raises(ValueError, match=message):
-        TrainConfig(**settings)
+    few = GCNII(8, 4, 2, 2)
+    with pytest.raises(ValueError, match="student must score the 3 classes of 'small', got 2"):
+        Distiller(None, few, data, callbacks=()).fit()
+    pooled = Distiller(None, few, data, forward=lambda model, data: data.x[:5], callbacks=())
+    with pytest.raises(ValueError, match=r"must return class scores \[N=60, C\], got \[5, 8\]"):
+        pooled.fit()
 
 
 @pytest.mark.parametrize(
@@ -252,16 +290,3 @@ def test_scores_alone_need_no_hidden_layers():
         callbacks=(),
     ).fit()
     assert result.attention is None and result.metrics["compression_ratio"] == 1.0
-
-
-def test_model_file_round_trip(tmp_path):
-    from abkd_fast import save_model
-    from abkd_fast.model_file import ModelFile
-
-    data = small_data()
-    about = ModelFile("gcnii-2x4", 8, 3, {"dropout": 0.1, "init": "xavier"}, "small", "f" * 64)
-    model = about.build().eval()
-    save_model(tmp_path / "m.safetensors", model, about)
-    loaded, found = load_model(tmp_path / "m.safetensors")
-    assert found == about
-    assert torch.equal(loaded(data.x, data.graph), model(data.x, data.graph))

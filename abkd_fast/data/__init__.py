@@ -1,10 +1,11 @@
 """Graphs to train on: known data sets by name, files of your own, generators."""
 
 from abkd_fast.data.assemble import ReadOptions as ReadOptions
+from abkd_fast.data.assemble import row_normalize as row_normalize
+from abkd_fast.data.download import cache_dir as cache_dir
 from abkd_fast.data.errors import DataError as DataError
 from abkd_fast.data.folder import from_folder as from_folder
 from abkd_fast.data.graph_data import GraphData as GraphData
-from abkd_fast.data.normalize import row_normalize as row_normalize
 from abkd_fast.data.npz import from_npz as from_npz
 from abkd_fast.data.registry import describe as describe
 from abkd_fast.data.registry import load as load

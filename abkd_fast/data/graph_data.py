@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abkd_fast._binding import bind_arguments
 from abkd_fast._checks import FLOATS, check_finite, check_tensor
-from abkd_fast.data.binding import bind_arguments
+from abkd_fast._csr import tensor_bytes
 from abkd_fast.graph import CSRGraph
 
 _SPLITS = ("train", "val", "test")
@@ -21,8 +22,9 @@ _SPLITS = ("train", "val", "test")
 class GraphData:
     """A node-classification data set: one graph, N nodes, fixed train/val/test masks.
 
-    Immutable; use :func:`dataclasses.replace` to change a part. Everything is checked on
-    construction.
+    Everything is checked on construction, and what follows from the parts (edge_index, adj_t,
+    the fingerprint) is computed once and kept: treat the tensors as frozen, and use
+    :func:`dataclasses.replace` to change a part.
 
     Args:
         x: [N, F] float features, dense, or a CSRGraph [N, F] with weights for sparse ones.
@@ -158,14 +160,18 @@ class GraphData:
 
     def fingerprint(self) -> str:
         """SHA-256 over graph, x, y and the split: equal data have equal fingerprints."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         digest = hashlib.sha256(self.graph.fingerprint().encode())
         if isinstance(self.x, CSRGraph):
             digest.update(self.x.fingerprint().encode())
         else:
             digest.update(f"{self.x.dtype}{list(self.x.shape)}".encode())
-            digest.update(_bytes(self.x))
+            digest.update(tensor_bytes(self.x))
         for part in (self.y, *(mask for _, mask in self._masks())):
-            digest.update(_bytes(part))
+            digest.update(tensor_bytes(part))
         return digest.hexdigest()
 
     @classmethod
@@ -218,8 +224,3 @@ def _column(name: str, mask: Any, split: int) -> Any:
     if not 0 <= split < mask.size(1):
         raise ValueError(f"split must lie in [0, {mask.size(1)}) for {name}, got {split}")
     return mask[:, split].contiguous()
-
-
-def _bytes(value: Tensor) -> bytes:
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().tobytes()

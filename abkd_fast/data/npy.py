@@ -12,8 +12,7 @@ from typing import IO, Any
 import numpy as np
 
 from abkd_fast.data.errors import DataError, blame
-from abkd_fast.data.safe_pickle import loads
-from abkd_fast.data.sparse import checked_csr
+from abkd_fast.data.safe_pickle import checked_csr, loads
 
 _CHUNK = 1 << 24
 _MAX_HEADER = 1 << 16

@@ -11,10 +11,9 @@ import numpy as np
 import scipy.sparse
 import torch
 
-from abkd_fast.data.edges import graph_from_edges
+from abkd_fast.data.assemble import graph_from_edges, row_normalize
 from abkd_fast.data.errors import DataError, blame
 from abkd_fast.data.graph_data import GraphData
-from abkd_fast.data.normalize import row_normalize
 from abkd_fast.data.safe_pickle import loads
 from abkd_fast.data.splits import masks_from_nodes
 from abkd_fast.graph import CSRGraph

@@ -143,13 +143,7 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> GraphData
         ValueError: unknown name (the closest one is given) or option.
         DataError: a file is missing, broken or cannot be downloaded.
     """
-    if name not in _DATASETS:
-        close = difflib.get_close_matches(str(name).lower(), _DATASETS, n=1)
-        hint = f"did you mean {close[0]!r}? " if close else ""
-        raise ValueError(
-            f"name must be one of {', '.join(_DATASETS)}, got {name!r}; {hint}"
-            "For files of your own use load_path"
-        )
+    check_name(name)
     dataset = _DATASETS[name]
     known = dataset.options()
     unknown = sorted(set(options) - set(known))
@@ -159,6 +153,17 @@ def load(name: str, root: str | Path | None = None, **options: Any) -> GraphData
     if "root" in known:
         options["root"] = root
     return dataset.read(**options)
+
+
+def check_name(name: str) -> None:
+    """Raise ValueError with the closest name unless ``name`` is one of :func:`names`."""
+    if name not in _DATASETS:
+        close = difflib.get_close_matches(str(name).lower(), _DATASETS, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise ValueError(
+            f"name must be one of {', '.join(_DATASETS)}, got {name!r}; {hint}"
+            "For files of your own use load_path (--data)"
+        )
 
 
 def load_path(path: str | Path, **options: Any) -> GraphData:

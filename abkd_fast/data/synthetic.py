@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from abkd_fast.data.edges import graph_from_edges
+from abkd_fast.data.assemble import graph_from_edges
 from abkd_fast.data.graph_data import GraphData
 from abkd_fast.data.splits import random_split
 from abkd_fast.graph import CSRGraph

@@ -12,7 +12,7 @@ from abkd_fast._checks import check_choice, check_finite
 from abkd_fast.capture import Capture
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
-from abkd_fast.ops import layer_pair
+from abkd_fast.ops import Moments, layer_pair, teacher_moments
 from abkd_fast.teacher import TeacherCache
 
 MAPS = ("attention", "uniform", "last", "diagonal")
@@ -39,6 +39,8 @@ class ABKD(Objective):
         pool: compare mean states instead of node by node (version 1 of the paper).
         normalize: "none"; "standardize": teacher states centred, and scaled to unit variance per
             layer; "rows": projected rows of unit length.
+        mask: [N] bool, the nodes that D, its means and its scales are taken over (the training
+            nodes, say); None = all. Queries and keys keep the means over all nodes.
         freeze_teacher_map: keep W_i and P of the teacher side fixed at random, so that D cannot
             be lowered by shrinking them; the student side gets its own P.
         beta: weight.
@@ -48,6 +50,7 @@ class ABKD(Objective):
     teacher_scale: Tensor
     teacher_subspace: Tensor
     fixed_map: Tensor
+    mask: Tensor | None
 
     def __init__(
         self,
@@ -57,6 +60,7 @@ class ABKD(Objective):
         softmax_over: str = "student",
         pool: bool = False,
         normalize: str = "none",
+        mask: Tensor | None = None,
         freeze_teacher_map: bool = False,
         beta: float = 1.0,
     ) -> None:
@@ -74,8 +78,7 @@ class ABKD(Objective):
         self.attention_dim, self.subspace_dim = attention_dim, subspace_dim
         self.map, self.softmax_over, self.pool = map, softmax_over, pool
         self.normalize, self.freeze_teacher_map, self.beta = normalize, freeze_teacher_map, beta
-        self.attention: Tensor | None = None
-        self.dissimilarity: Tensor | None = None
+        self.register_buffer("mask", mask, persistent=False)
 
     def setup(
         self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
@@ -99,14 +102,14 @@ class ABKD(Objective):
         if self.freeze_teacher_map:
             self.teacher_embedding.requires_grad_(False)
             self.register_buffer("teacher_subspace", _glorot(a, self.subspace_dim, device))
-        # The teacher's means, block-diagonal [T, sum d_t]: one product gives every query.
-        means = torch.block_diag(
-            *[mean.to(torch.get_default_dtype())[None] for mean in teacher.means]
-        )
-        self.register_buffer("teacher_means", means, persistent=False)
+        self.register_buffer("teacher_means", _block_means(teacher.means), persistent=False)
+        self.masked_moments = None
+        if self.mask is not None:
+            self.mask = self.mask.to(device)
+            self.masked_moments = teacher_moments(teacher.states, teacher.widths, self.mask)
         scale = torch.ones(len(self.teacher_widths), device=device)
         if self.normalize == "standardize":
-            scale = _layer_scales(teacher)
+            scale = _layer_scales(self.masked_moments or teacher.moments, teacher.widths)
         self.register_buffer("teacher_scale", scale, persistent=False)
 
     def attention_map(self, student: Capture) -> Tensor:
@@ -143,40 +146,52 @@ class ABKD(Objective):
                 f"got {student.widths}"
             )
         attention = self.attention_map(student)
-        teacher_maps, student_maps = self.maps()
-        if self.pool:
-            mean, dissimilarity = self._pooled(student, attention, teacher_maps, student_maps)
-        elif self.normalize == "rows":
-            states = teacher.states if nodes is None else teacher.states[nodes]
-            mean, dissimilarity = _unit_rows(
-                states, student.states, attention, teacher_maps, student_maps
-            )
-        else:
-            mean, dissimilarity = layer_pair(
-                teacher.states if nodes is None else teacher.states[nodes],
-                teacher.widths,
-                student.states,
-                attention,
-                teacher_maps,
-                student_maps,
-                moments=teacher.moments if nodes is None else None,
-                shift=teacher.moments.mean if self.normalize == "standardize" else None,
-            )
+        mean, dissimilarity = self._compare(student, teacher, attention, nodes)
         self.attention, self.dissimilarity = attention.detach(), dissimilarity.detach()
         loss = len(self.student_widths) * mean
         self.scalars = {"abkd": loss.detach()}
         return self.beta * loss
 
+    def _compare(
+        self, student: Capture, teacher: TeacherCache, attention: Tensor, nodes: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """(mean(A * D), D) over the nodes at hand that count."""
+        teacher_maps, student_maps = self.maps()
+        moments = self.masked_moments or teacher.moments
+        mask = self.mask if self.mask is None or nodes is None else self.mask[nodes]
+        rows = teacher.states if nodes is None else teacher.states[nodes]
+        if self.pool:
+            means = student.means if mask is None else [h[mask].mean(0) for h in student.states]
+            return self._pooled(moments, means, attention, teacher_maps, student_maps)
+        if self.normalize == "rows":
+            states = student.states
+            if mask is not None:
+                rows, states = rows[mask], [state[mask] for state in states]
+            return _unit_rows(rows, states, attention, teacher_maps, student_maps)
+        return layer_pair(
+            rows,
+            teacher.widths,
+            student.states,
+            attention,
+            teacher_maps,
+            student_maps,
+            moments=moments if nodes is None else None,
+            shift=moments.mean if self.normalize == "standardize" else None,
+            mask=mask,
+        )
+
     def _pooled(
         self,
-        student: Capture,
+        moments: Moments,
+        means: Sequence[Tensor],
         attention: Tensor,
         teacher_maps: list[Tensor],
         student_maps: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """D_ij = |p_i - s_j|^2 / r of the projected mean states."""
-        p = self.teacher_means @ torch.cat(teacher_maps)
-        s = torch.stack([h @ m for h, m in zip(student.means, student_maps, strict=True)])
+        teacher_means = _block_means(moments.mean.split(self.teacher_widths))
+        p = teacher_means @ torch.cat(teacher_maps)
+        s = torch.stack([mean @ m for mean, m in zip(means, student_maps, strict=True)])
         if self.normalize == "rows":
             p, s = nn.functional.normalize(p, dim=1), nn.functional.normalize(s, dim=1)
         dissimilarity = (p[:, None] - s[None]).square().mean(2)
@@ -184,11 +199,12 @@ class ABKD(Objective):
 
     def extra_repr(self) -> str:
         """Settings."""
+        mask = None if self.mask is None else f"{int(self.mask.sum())} of {len(self.mask)} nodes"
         given = self.map if isinstance(self.map, str) else f"tensor {self.map.tolist()}"
         return (
             f"attention_dim={self.attention_dim}, subspace_dim={self.subspace_dim}, map={given!r}, "
             f"softmax_over={self.softmax_over!r}, pool={self.pool}, normalize={self.normalize!r}, "
-            f"freeze_teacher_map={self.freeze_teacher_map}, beta={self.beta}"
+            f"mask={mask}, freeze_teacher_map={self.freeze_teacher_map}, beta={self.beta}"
         )
 
 
@@ -201,11 +217,16 @@ def _layer_maps(widths: Sequence[int], a: int, device: torch.device) -> nn.Param
     return nn.Parameter(torch.cat([_glorot(width, a, device) for width in widths]))
 
 
-def _layer_scales(teacher: TeacherCache) -> Tensor:
+def _block_means(means: Sequence[Tensor]) -> Tensor:
+    """Means [d_t] of all layers, block-diagonal [T, sum d_t]: one product maps each of them."""
+    return torch.block_diag(*[mean.to(torch.get_default_dtype())[None] for mean in means])
+
+
+def _layer_scales(moments: Moments, widths: Sequence[int]) -> Tensor:
     """Standard deviation [T] of every layer: root of the mean variance of its features."""
     variances = [
         (second.double().diagonal() - mean.double().square()).mean().clamp_min(0.0)
-        for second, mean in zip(teacher.moments.second, teacher.means, strict=True)
+        for second, mean in zip(moments.second, moments.mean.split(list(widths)), strict=True)
     ]
     scale = torch.stack(variances).sqrt()
     return torch.where(scale > 0, scale, 1.0).to(torch.get_default_dtype())

@@ -22,6 +22,9 @@ class Objective(nn.Module):
         label_weight: factor of the cross-entropy on the labels; factors of a sum multiply.
         needs_states: whether hidden states are compared, or only class scores.
         scalars: named, detached values of the last call, for the log.
+        attention: weights [T, S] of the layer pairs in the last call, detached; None for an
+            objective that has none.
+        dissimilarity: what they weight, [T, S], detached, or None.
     """
 
     label_weight: float = 1.0
@@ -30,11 +33,16 @@ class Objective(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.scalars: dict[str, Tensor] = {}
+        self.attention: Tensor | None = None
+        self.dissimilarity: Tensor | None = None
 
     def setup(
         self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
     ) -> None:
-        """Create parameters and constants for this teacher and these student widths."""
+        """Create parameters and constants for this teacher and these student widths.
+
+        ``graph`` is for objectives that compare neighbourhoods; to others it may be None.
+        """
 
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
@@ -54,6 +62,10 @@ class Objective(nn.Module):
 
     def __add__(self, other: Objective) -> WeightedSum:
         return WeightedSum([(1.0, self), (1.0, other)])
+
+    def __radd__(self, other: int) -> Objective:
+        """``0 + self``, with which sum() begins."""
+        return self if other == 0 else NotImplemented
 
     def __mul__(self, weight: float) -> WeightedSum:
         return WeightedSum([(float(weight), self)])

@@ -7,12 +7,13 @@ import math
 import torch
 from torch import Tensor, nn
 
+from abkd_fast import ops
+from abkd_fast.column_sums import attach_column_sums
 from abkd_fast.graph import CSRGraph
-from abkd_fast.ops import spmm
 
 
 class GCN2Conv(nn.Module):
-    r"""S = (1 - alpha) A_hat X + alpha X_0;  X' = (1 - b) S + b S W, b = log(theta / layer + 1).
+    r"""S = (1 - a) A_hat X + a X_0;  X' = act((1 - b) S + b S W), b = log(theta / layer + 1).
 
     (Chen et al., arXiv 2007.02133, eq. 5; ``shared_weights=True``.) Parameter names are those of
     ``torch_geometric.nn.GCN2Conv``; W is drawn from U(-1/sqrt(channels), 1/sqrt(channels)) as in
@@ -20,10 +21,11 @@ class GCN2Conv(nn.Module):
 
     Args:
         channels: width of x, x_0 and the output.
-        alpha: strength of the initial residual.
+        alpha: a, strength of the initial residual.
         theta: identity-mapping hyper-parameter (lambda in the paper); None switches it off (b=1).
         layer: depth l >= 1 of this layer, needed with theta.
         normalize: use A_hat of the graph; False takes the graph's own weights.
+        act: "none" or "relu".
     """
 
     def __init__(
@@ -33,11 +35,12 @@ class GCN2Conv(nn.Module):
         theta: float | None = None,
         layer: int | None = None,
         normalize: bool = True,
+        act: str = "none",
     ) -> None:
         super().__init__()
         if theta is not None and (layer is None or layer < 1):
             raise ValueError(f"layer must be >= 1 when theta is given, got {layer}")
-        self.channels, self.alpha, self.normalize = channels, alpha, normalize
+        self.channels, self.alpha, self.normalize, self.act = channels, alpha, normalize, act
         self.beta = 1.0 if theta is None else math.log(theta / (layer or 1) + 1.0)
         self.weight1 = nn.Parameter(torch.empty(channels, channels))
         self.reset_parameters()
@@ -47,12 +50,34 @@ class GCN2Conv(nn.Module):
         bound = self.channels**-0.5
         nn.init.uniform_(self.weight1, -bound, bound)
 
-    def forward(self, x: Tensor, x_0: Tensor, graph: CSRGraph) -> Tensor:
-        """X and x_0 [N, channels]; returns [N, channels]."""
-        graph = graph.gcn_norm() if self.normalize else graph
-        mixed = torch.lerp(spmm(graph, x), x_0, self.alpha)
-        return torch.addmm(mixed, mixed, self.weight1, beta=1.0 - self.beta, alpha=self.beta)
+    def forward(
+        self,
+        x: Tensor,
+        x_0: Tensor,
+        graph: CSRGraph,
+        p: float = 0.0,
+        seed: Tensor | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """X and x_0 [N, channels]; returns [N, channels].
+
+        ``p``, ``seed`` and ``layer`` drop elements of X (see :func:`abkd_fast.ops.dropout`).
+        """
+        out, sums = ops.conv(
+            graph.gcn_norm() if self.normalize else graph,
+            x,
+            self.weight1,
+            x_0=x_0,
+            alpha=self.alpha,
+            beta=self.beta,
+            act=self.act,
+            p=p,
+            seed=seed,
+            layer=layer,
+        )
+        return attach_column_sums(out, sums)
 
     def extra_repr(self) -> str:
-        """Width and mixing factors."""
-        return f"{self.channels}, alpha={self.alpha}, beta={self.beta:.4f}"
+        """Width, mixing factors and activation."""
+        act = "" if self.act == "none" else f", act={self.act}"
+        return f"{self.channels}, alpha={self.alpha}, beta={self.beta:.4f}{act}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from abkd_fast import ops
+from abkd_fast.column_sums import attach_column_sums
 from abkd_fast.graph import CSRGraph
-from abkd_fast.nn.linear import Linear
-from abkd_fast.ops import spmm
+from abkd_fast.nn.linear import Linear, dropout
 
 
 class GCNConv(nn.Module):
-    r"""X' = A_hat X W^T + b with A_hat = D^-1/2 (A + I) D^-1/2.   (arXiv 1609.02907, eq. 2)
+    r"""X' = act(A_hat X W^T + b), A_hat = D^-1/2 (A + I) D^-1/2.   (arXiv 1609.02907, eq. 2)
 
     The narrower side is aggregated: A_hat (X W^T) or (A_hat X) W^T. Parameter names and default
     initialisation are those of ``torch_geometric.nn.GCNConv``.
@@ -21,14 +22,20 @@ class GCNConv(nn.Module):
         out_channels: width of the output.
         normalize: use A_hat of the graph; False takes the graph's own weights.
         bias: add a bias.
+        act: "none" or "relu".
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, normalize: bool = True, bias: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        normalize: bool = True,
+        bias: bool = True,
+        act: str = "none",
     ) -> None:
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
-        self.normalize = normalize
+        self.normalize, self.act = normalize, act
         self.lin = Linear(in_channels, out_channels, bias=False)
         self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
         self.reset_parameters()
@@ -39,15 +46,30 @@ class GCNConv(nn.Module):
         if self.bias is not None:
             nn.init.zeros_(self.bias)
 
-    def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
-        """X [N, in_channels] dense or sparse; returns [N, out_channels]."""
+    def forward(
+        self,
+        x: Tensor | CSRGraph,
+        graph: CSRGraph,
+        p: float = 0.0,
+        seed: Tensor | None = None,
+        layer: int = 0,
+    ) -> Tensor:
+        """X [N, in_channels] dense or sparse; returns [N, out_channels].
+
+        ``p``, ``seed`` and ``layer`` drop elements of X (see :func:`abkd_fast.ops.dropout`).
+        """
         graph = graph.gcn_norm() if self.normalize else graph
-        if isinstance(x, Tensor) and self.in_channels < self.out_channels:
-            out = self.lin(spmm(graph, x))
+        if isinstance(x, Tensor):
+            weight = self.lin.weight.t()
+            out, sums = ops.conv(
+                graph, x, weight, self.bias, act=self.act, p=p, seed=seed, layer=layer
+            )
         else:
-            out = spmm(graph, self.lin(x))
-        return out if self.bias is None else out + self.bias
+            transformed = self.lin(dropout(x, p, p > 0.0, seed, layer))
+            out, sums = ops.conv(graph, transformed, None, self.bias, act=self.act)
+        return attach_column_sums(out, sums)
 
     def extra_repr(self) -> str:
-        """Widths."""
-        return f"{self.in_channels}, {self.out_channels}"
+        """Widths and activation."""
+        act = "" if self.act == "none" else f", act={self.act}"
+        return f"{self.in_channels}, {self.out_channels}{act}"

@@ -1,12 +1,14 @@
 """Whole models: GCN, GCNII, MLP. ``forward(x, graph)`` returns class scores [N, out_channels].
 
 ``hidden_layers`` names the modules whose outputs are the hidden states that distillation aligns:
-every message-passing layer's output after its activation. Class scores are not among them.
+every message-passing layer's output, after the activation that the layer applies itself. Class
+scores are not among them.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -15,12 +17,29 @@ from abkd_fast.graph import CSRGraph
 from abkd_fast.nn.gcn2_conv import GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv
 from abkd_fast.nn.linear import Linear, dropout
+from abkd_fast.ops.dropout import draw_seed
 
 
-class GCN(nn.Module):
-    """Stack of ``num_layers`` GCNConv, ReLU and dropout between them (arXiv 1609.02907)."""
+class _Model(nn.Module):
+    """A model with dropout, whose masks come from one seed a forward."""
 
-    hidden_layers = ("acts.*",)
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+
+    def extra_repr(self) -> str:
+        """Dropout."""
+        return f"dropout={self.dropout}"
+
+    def _draw(self) -> tuple[float, Tensor | None]:
+        """Probability and seed of this forward; no seed where nothing is dropped."""
+        if not self.training or self.dropout == 0.0:
+            return 0.0, None
+        return self.dropout, draw_seed()
+
+
+class _Stack(_Model):
+    """``num_layers`` layers of one kind; ReLU after all but the last, dropout before each."""
 
     def __init__(
         self,
@@ -30,25 +49,36 @@ class GCN(nn.Module):
         out_channels: int,
         dropout: float = 0.5,
     ) -> None:
-        super().__init__()
+        super().__init__(dropout)
         widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.convs = nn.ModuleList(GCNConv(d_in, d_out) for d_in, d_out in pairs)
-        self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers - 1))
-        self.dropout = dropout
+        acts = ["relu"] * (num_layers - 1) + ["none"]
+        layers = zip(widths[:-1], widths[1:], acts, strict=True)
+        setattr(self, self._name, nn.ModuleList(self._layer(*layer) for layer in layers))
+        self.hidden_layers = tuple(f"{self._name}.{i}" for i in range(num_layers - 1))
 
-    def extra_repr(self) -> str:
-        """Dropout."""
-        return f"dropout={self.dropout}"
+    _name: str  # of the list of layers
+    _layer: Callable[[int, int, str], nn.Module]
+
+
+class GCN(_Stack):
+    """Stack of ``num_layers`` GCNConv, ReLU and dropout between them (arXiv 1609.02907)."""
+
+    convs: nn.ModuleList
+    _name = "convs"
+
+    @staticmethod
+    def _layer(in_channels: int, out_channels: int, act: str) -> nn.Module:
+        return GCNConv(in_channels, out_channels, act=act)
 
     def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
         """X [N, in_channels] dense or sparse."""
-        for conv, act in zip(self.convs, self.acts, strict=False):
-            x = act(conv(dropout(x, self.dropout, self.training), graph))
-        return self.convs[-1](dropout(x, self.dropout, self.training), graph)
+        p, seed = self._draw()
+        for layer, conv in enumerate(self.convs[:-1]):
+            x = conv(x, graph, p, seed, layer)
+        return self.convs[-1](x, graph, p, seed, len(self.convs) - 1)
 
 
-class GCNII(nn.Module):
+class GCNII(_Model):
     """Linear + ReLU, ``num_layers`` GCN2Conv with ReLU, Linear; dropout before each.
 
     (Chen et al., arXiv 2007.02133.) ``init="uniform"`` is the authors' initialisation;
@@ -66,7 +96,7 @@ class GCNII(nn.Module):
         init: "uniform" or "xavier".
     """
 
-    hidden_layers = ("acts.*",)
+    hidden_layers = ("convs.*",)
 
     def __init__(
         self,
@@ -79,17 +109,19 @@ class GCNII(nn.Module):
         theta: float = 0.5,
         init: str = "uniform",
     ) -> None:
-        super().__init__()
+        super().__init__(dropout)
         if init not in ("uniform", "xavier"):
             raise ValueError(f"init must be uniform or xavier, got {init!r}")
         self.lins = nn.ModuleList(
-            [Linear(in_channels, hidden_channels), Linear(hidden_channels, out_channels)]
+            [
+                Linear(in_channels, hidden_channels, act="relu"),
+                Linear(hidden_channels, out_channels),
+            ]
         )
         self.convs = nn.ModuleList(
-            GCN2Conv(hidden_channels, alpha, theta, layer) for layer in range(1, num_layers + 1)
+            GCN2Conv(hidden_channels, alpha, theta, layer, act="relu")
+            for layer in range(1, num_layers + 1)
         )
-        self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers))
-        self.dropout = dropout
         if init == "xavier":
             self._xavier()
 
@@ -100,47 +132,31 @@ class GCNII(nn.Module):
             else:
                 nn.init.constant_(parameter, 0.1 if name == "lins.0.bias" else 0.0)
 
-    def extra_repr(self) -> str:
-        """Dropout."""
-        return f"dropout={self.dropout}"
-
     def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
         """X [N, in_channels] dense or sparse."""
-        h = h_0 = self.lins[0](dropout(x, self.dropout, self.training)).relu()
-        for conv, act in zip(self.convs, self.acts, strict=True):
-            h = act(conv(dropout(h, self.dropout, self.training), h_0, graph))
-        return self.lins[1](dropout(h, self.dropout, self.training))
+        p, seed = self._draw()
+        h = h_0 = self.lins[0](dropout(x, p, p > 0.0, seed))
+        for layer, conv in enumerate(self.convs, start=1):
+            h = conv(h, h_0, graph, p, seed, layer)
+        return self.lins[1](dropout(h, p, p > 0.0, seed, len(self.convs) + 1))
 
 
-class MLP(nn.Module):
+class MLP(_Stack):
     """``num_layers`` linears with ReLU and dropout between them; ignores the graph."""
 
-    hidden_layers = ("acts.*",)
+    lins: nn.ModuleList
+    _name = "lins"
 
-    def __init__(
-        self,
-        in_channels: int,
-        hidden_channels: int,
-        num_layers: int,
-        out_channels: int,
-        dropout: float = 0.5,
-    ) -> None:
-        super().__init__()
-        widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
-        pairs = zip(widths[:-1], widths[1:], strict=True)
-        self.lins = nn.ModuleList(Linear(d_in, d_out) for d_in, d_out in pairs)
-        self.acts = nn.ModuleList(nn.ReLU() for _ in range(num_layers - 1))
-        self.dropout = dropout
-
-    def extra_repr(self) -> str:
-        """Dropout."""
-        return f"dropout={self.dropout}"
+    @staticmethod
+    def _layer(in_channels: int, out_channels: int, act: str) -> nn.Module:
+        return Linear(in_channels, out_channels, act=act)
 
     def forward(self, x: Tensor | CSRGraph, graph: CSRGraph | None = None) -> Tensor:
         """X [N, in_channels] dense or sparse; graph is accepted and not used."""
-        for lin, act in zip(self.lins, self.acts, strict=False):
-            x = act(lin(dropout(x, self.dropout, self.training)))
-        return self.lins[-1](dropout(x, self.dropout, self.training))
+        p, seed = self._draw()
+        for layer, lin in enumerate(self.lins[:-1]):
+            x = lin(dropout(x, p, p > 0.0, seed, layer))
+        return self.lins[-1](dropout(x, p, p > 0.0, seed, len(self.lins) - 1))
 
 
 _MODELS: dict[str, type[nn.Module]] = {"gcn": GCN, "gcnii": GCNII, "mlp": MLP}

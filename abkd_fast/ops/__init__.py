@@ -1,8 +1,10 @@
 """Functional ops: checked arguments, one implementation per back end, autograd."""
 
+from abkd_fast.ops.conv import conv as conv
+from abkd_fast.ops.dropout import dropout as dropout
 from abkd_fast.ops.layer_pair import Moments as Moments
 from abkd_fast.ops.layer_pair import layer_pair as layer_pair
 from abkd_fast.ops.layer_pair import teacher_moments as teacher_moments
 from abkd_fast.ops.spmm import spmm as spmm
 
-OPS = ("spmm", "layer_pair")
+OPS = ("spmm", "layer_pair", "dropout", "conv")

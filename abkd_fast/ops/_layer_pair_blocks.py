@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _BLOCK_ELEMENTS = 2**22  # of one teacher block: 16 MB in float32, within the last-level cache
-_CENTRE_ROWS = 256
+_CENTRE_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -145,18 +145,15 @@ class Block(NamedTuple):
 
 
 @dataclass
-class Problem:
-    """Checked arguments of one call."""
+class NodeSet:
+    """Teacher and student states of the nodes that count."""
 
     teacher: Tensor  # [N, sum d_i], any float dtype
     widths: list[int]
     states: list[Tensor]  # S of [N, d_j], compute dtype
-    teacher_map: Tensor  # [sum d_i, r]
-    student_map: Tensor  # [sum d_j, r]
-    shift: Tensor  # [sum d_i] float64, 0 when there is none
     nodes: Tensor | None  # int64 indices of the nodes that count, None = all
     weight: Tensor | None  # [number of nodes that count], compute dtype
-    count: float  # sum of weights
+    state_centre: Tensor  # [sum d_j] compute dtype, near the mean of the student states
 
     @cached_property
     def dtype(self) -> torch.dtype:
@@ -181,12 +178,7 @@ class Problem:
     @cached_property
     def teacher_centre(self) -> Tensor:
         """[sum d_i] compute dtype, near the mean of the teacher."""
-        return self._centre(self.teacher)
-
-    @cached_property
-    def state_centre(self) -> Tensor:
-        """[sum d_j] compute dtype, near the mean of the student states."""
-        return torch.cat([self._centre(state) for state in self.states])
+        return near_mean(self.teacher, self.nodes, self.dtype)
 
     @property
     def block_size(self) -> int:
@@ -205,6 +197,11 @@ class Problem:
     def zeros(self, *shape: int) -> Tensor:
         """float64 total."""
         return self.states[0].new_zeros(shape, dtype=torch.float64)
+
+    def state_gradients(self, wanted: bool) -> Tensor:
+        """[N, sum d_j] zeros, or no rows where not wanted."""
+        num_nodes = self.teacher.size(0) if wanted else 0
+        return self.states[0].new_zeros(num_nodes, sum(self.student_widths))
 
     def blocks(self) -> Iterator[Block]:
         """Yield all nodes that count, block by block; buffers are reused by the next block."""
@@ -225,14 +222,38 @@ class Problem:
                 torch.sub(state[rows], centre, out=part)
             yield Block(rows, teacher, states, None if self.weight is None else self.weight[span])
 
-    def _centre(self, x: Tensor) -> Tensor:
-        """Mean of at most 2 * _CENTRE_ROWS rows spread evenly over the nodes that count.
 
-        Any centre gives the same result: it only keeps a common offset from cancelling digits.
-        """
-        step = max(self.num_rows // _CENTRE_ROWS, 1)
-        sample = x[::step] if self.nodes is None else x[self.nodes[::step]]
-        return sample.to(self.dtype).mean(0)
+def near_mean(x: Tensor, nodes: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Mean of fewer than 2 * _CENTRE_ROWS rows spread evenly over the nodes that count.
+
+    Any centre gives the same result: it only keeps a common offset from cancelling digits. Where
+    the offset is below the spread it cancels none, and 0 saves the rounding of x - centre.
+    """
+    step = max((x.size(0) if nodes is None else nodes.numel()) // _CENTRE_ROWS, 1)
+    sample = x[::step] if nodes is None else x[nodes[::step]]
+    variance, mean = torch.var_mean(sample.to(dtype), dim=0, correction=0)
+    return mean.masked_fill_(mean.square() <= variance, 0.0)
+
+
+@dataclass
+class Problem(NodeSet):
+    """Checked arguments of one call."""
+
+    teacher_map: Tensor  # [sum d_i, r]
+    student_map: Tensor  # [sum d_j, r]
+    shift: Tensor | None  # [sum d_i] float64
+    count: float  # sum of weights
+
+    def teacher_rows(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        """(row_i M_i, shift_i M_i) of a row [sum d_i]; two of [T, r] float64."""
+        rows = row.double()[None] if self.shift is None else torch.stack([row.double(), self.shift])
+        out = torch.ops.abkd_fast.layer_pair_rows(rows, self.teacher_map, self.widths)
+        return out[0], torch.zeros_like(out[0]) if self.shift is None else out[1]
+
+    def student_rows(self, row: Tensor) -> Tensor:
+        """row_j N_j of a float64 row [sum d_j]; [S, r] float64."""
+        rows = torch.ops.abkd_fast.layer_pair_rows(row[None], self.student_map, self.student_widths)
+        return rows[0]
 
 
 class Wanted(NamedTuple):
@@ -242,18 +263,29 @@ class Wanted(NamedTuple):
     student: bool  # student maps and student states
 
 
+@dataclass
 class Totals:
-    """What a pass leaves behind; gradients are of mean(attention * D)."""
+    """What a pass leaves behind; gradients are of mean(attention * D), and empty if unwanted."""
 
-    def __init__(self, problem: Problem) -> None:
-        """Zeros."""
-        num_nodes, student_width = problem.teacher.size(0), sum(problem.student_widths)
-        self.dissimilarity = problem.zeros(len(problem.widths), len(problem.states))
-        # Size of the terms whose difference is the dissimilarity: tells how much cancelled.
-        self.magnitude = torch.zeros_like(self.dissimilarity)
-        self.dteacher_map = torch.zeros_like(problem.teacher_map, dtype=torch.float64)
-        self.dstudent_map = torch.zeros_like(problem.student_map, dtype=torch.float64)
-        self.dstates = problem.states[0].new_zeros(num_nodes, student_width)
+    dissimilarity: Tensor  # [T, S] float64
+    # Size of the terms whose difference is the dissimilarity: tells how much cancelled.
+    magnitude: Tensor
+    dteacher_map: Tensor  # [sum d_i, r], float64 or the compute dtype
+    dstudent_map: Tensor  # [sum d_j, r] float64
+    dstates: Tensor  # [N, sum d_j] compute dtype
+
+
+def zero_totals(problem: Problem, wanted: Wanted) -> Totals:
+    """Totals of a pass in which no pair took part."""
+    num_teacher, num_student = len(problem.widths), len(problem.states)
+    r = problem.teacher_map.size(1)
+    return Totals(
+        dissimilarity=problem.zeros(num_teacher, num_student),
+        magnitude=problem.zeros(num_teacher, num_student),
+        dteacher_map=problem.zeros(sum(problem.widths) if wanted.teacher_map else 0, r),
+        dstudent_map=problem.zeros(sum(problem.student_widths) if wanted.student else 0, r),
+        dstates=problem.state_gradients(wanted.student),
+    )
 
 
 def gradient_scale(problem: Problem) -> float:

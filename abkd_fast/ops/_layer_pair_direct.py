@@ -13,7 +13,6 @@ from abkd_fast.ops._layer_pair_blocks import (
     add_outer,
     add_products,
     gradient_scale,
-    layer_rows,
     project,
     row_squares,
     spread,
@@ -42,18 +41,20 @@ class _Direct:
         self.attention: list[list[float]] = attention.tolist()
         self.students = [row.nonzero().flatten().tolist() for row in near]
         self.near = near
-        self.teacher_offset = problem.teacher_centre.double() - problem.shift
+        self.teacher_offset = problem.teacher_centre.double()
+        if problem.shift is not None:
+            self.teacher_offset = self.teacher_offset - problem.shift
         self.state_offset = problem.state_centre.double()
-        o = layer_rows(self.teacher_offset, problem.teacher_map.double(), problem.runs)
-        q = layer_rows(self.state_offset, problem.student_map.double(), problem.student_runs)
-        self.offset = (o[:, None] - q).to(problem.dtype)  # [T, S, r]
+        centre, shift = problem.teacher_rows(problem.teacher_centre)
+        q = problem.student_rows(self.state_offset)
+        self.offset = ((centre - shift)[:, None] - q).to(problem.dtype)  # [T, S, r]
         num_teacher, num_student = near.shape
         r = problem.teacher_map.size(1)
         self.gs = problem.empty(num_student * problem.block_size * r)
         self.square = problem.zeros(num_teacher, num_student)
         self.gp_sum, self.gs_sum = problem.zeros(num_teacher, r), problem.zeros(num_student, r)
-        self.dteacher_map = torch.zeros_like(totals.dteacher_map)
-        self.dstudent_map = torch.zeros_like(totals.dstudent_map)
+        self.dteacher_map = problem.zeros(*totals.dteacher_map.shape)
+        self.dstudent_map = problem.zeros(*totals.dstudent_map.shape)
 
     def run(self) -> None:
         problem, totals, student_runs = self.problem, self.totals, self.problem.student_runs
@@ -75,10 +76,12 @@ class _Direct:
                 totals.dstates[block.rows] += dstates.mul_(scale)
         norm = problem.count * problem.teacher_map.size(1)
         totals.dissimilarity = torch.where(self.near, self.square / norm, totals.dissimilarity)
-        add_outer(self.dteacher_map, self.teacher_offset, self.gp_sum, problem.runs)
-        add_outer(self.dstudent_map, self.state_offset, self.gs_sum, student_runs)
-        totals.dteacher_map += scale * self.dteacher_map
-        totals.dstudent_map += scale * self.dstudent_map
+        if self.wanted.teacher_map:
+            add_outer(self.dteacher_map, self.teacher_offset, self.gp_sum, problem.runs)
+            totals.dteacher_map += scale * self.dteacher_map
+        if self.wanted.student:
+            add_outer(self.dstudent_map, self.state_offset, self.gs_sum, student_runs)
+            totals.dstudent_map += scale * self.dstudent_map
 
     def _add_layer(self, i: int, students: list[int], block: Block, s: Tensor, gs: Tensor) -> None:
         """One teacher layer against its near student layers; adds to gs, [S, B, r]."""

@@ -11,14 +11,11 @@ from torch import Tensor
 
 from abkd_fast.ops import _layer_pair_checks as checks
 from abkd_fast.ops._layer_pair_blocks import (
-    Block,
     Problem,
-    Run,
     Totals,
     Wanted,
     add_outer,
     gradient_scale,
-    layer_rows,
     layer_sums,
     repeat_layers,
     select_nodes,
@@ -98,97 +95,72 @@ def run_moment(
         mean: [sum d_i] float64 mean of the teacher.
         second: T of [d_i, d_i] float64 raw second moments of the teacher.
     """
-    totals = Totals(problem)
-    m, n = problem.teacher_map.double(), problem.student_map.double()
-    widths, student_widths = problem.widths, problem.student_widths
-    a = attention * (gradient_scale(problem) * problem.count)
-    rho, gamma = a.sum(1), a.sum(0)
-    products = m @ n.t()  # M_i N_j^T
-    pairs = repeat_layers(repeat_layers(a, widths).t(), student_widths).t()  # A_ij over block ij
-    grams = [part @ part.t() for part in n.split(student_widths)]
-    g = torch.block_diag(*grams) * repeat_layers(gamma, student_widths)
-    states = _read_teacher(problem, g, pairs * products, mean, wanted, totals)
+    ops, maps = torch.ops.abkd_fast, (problem.teacher_map, problem.student_map)
+    widths, student_widths, count = problem.widths, problem.student_widths, problem.count
+    a = attention * (gradient_scale(problem) * count)
+    products = ops.layer_pair_products(*maps, widths)  # M_i N_j^T
+    projected, shift = problem.teacher_rows(mean)
+    states = _read_teacher(problem, a, products, shift, wanted)
 
-    # Maps times central second moments, and projected means.
-    offset = mean - problem.shift
-    p, s = layer_rows(offset, m, problem.runs), layer_rows(states.mean, n, problem.student_runs)
-    m_second = _times_maps(second, m, problem.runs)
-    add_outer(m_second, mean, layer_rows(mean, m, problem.runs), problem.runs, alpha=-1)
-    n_second = _times_maps(states.second, n, problem.student_runs)
-
-    squares = layer_sums(m * m_second, problem.runs).sum(1)[:, None]
-    squares = squares + layer_sums(n * n_second, problem.student_runs).sum(1)
+    # D, from maps, central moments and projected means.
+    n, runs = problem.student_map.double(), problem.student_runs
+    p, s = projected - shift, problem.student_rows(states.mean)
+    rho, gamma = a.sum(1)[:, None], a.sum(0)
+    u, w = rho * p - a @ s, gamma[:, None] * s - a.t() @ p
+    offset = mean if problem.shift is None else mean - problem.shift
+    square, inner, dteacher_map, cross_map = ops.layer_pair_moment_maps(
+        *maps, widths, student_widths, second, mean, states.rest, products, states.cross, count,
+        a, offset, u, *wanted,
+    )  # fmt: skip
+    n_second = torch.cat(
+        [x @ y for x, y in zip(states.second, n.split(student_widths), strict=True)]
+    )
+    squares = square[:, None] + layer_sums(n * n_second, runs).sum(1)
     squares += (p[:, None] - s).square().sum(2)
-    inner = layer_sums(products * states.cross, problem.runs)  # [T, sum d_j]
-    inner = layer_sums(inner.t(), problem.student_runs).t()
-    r = m.size(1)
-    totals.dissimilarity, totals.magnitude = (squares - 2 * inner) / r, squares / r
-
-    cross = pairs * states.cross
-    if wanted.teacher_map:
-        dm = _scale_layers(m_second, rho, problem.runs).addmm_(cross, n, alpha=-1)
-        u = rho[:, None] * p - a @ s
-        totals.dteacher_map = add_outer(dm, offset, u, problem.runs)
+    r = n.size(1)
+    dstudent_map = cross_map
     if wanted.student:
-        dn = _scale_layers(n_second, gamma, problem.student_runs).addmm_(cross.t(), m, alpha=-1)
-        w = gamma[:, None] * s - a.t() @ p
-        totals.dstudent_map = add_outer(dn, states.mean, w, problem.student_runs)
-    return totals
+        dstudent_map = repeat_layers(gamma, student_widths)[:, None] * n_second - cross_map
+        add_outer(dstudent_map, states.mean, w, runs)
+    return Totals(
+        (squares - 2 * inner) / r, squares / r, dteacher_map, dstudent_map, states.gradient
+    )
 
 
 class _States(NamedTuple):
-    """What the pass finds out about the student states, float64."""
+    """What the pass finds out about the student states; float64 but for the gradient."""
 
     mean: Tensor  # [sum d_j]
+    rest: Tensor  # [sum d_j] mean less state_centre
     second: list[Tensor]  # S of [d_j, d_j] about the mean
-    cross: Tensor  # [sum d_i, sum d_j] covariance with the teacher
+    cross: Tensor  # [sum d_i, sum d_j] sums of t^T (h - state_centre)
+    gradient: Tensor  # [N, sum d_j] compute dtype
 
 
 def _read_teacher(
-    problem: Problem, g: Tensor, k: Tensor, mean: Tensor, wanted: Wanted, totals: Totals
+    problem: Problem, a: Tensor, products: Tensor, shift: Tensor, wanted: Wanted
 ) -> _States:
-    """The pass; also writes dstates from G [sum d_j, sum d_j] and K [sum d_i, sum d_j].
+    """The pass: second moments, and dH = h~ G + row - t K with h~ = h - state_centre.
 
-    The states come less state_centre, so that a common offset does not cost digits.
+    Args:
+        problem: the arguments.
+        a: [T, S] float64, scaled.
+        products: [sum d_i, sum d_j] float64, M_i N_j^T.
+        shift: [T, r] float64, shift_i M_i.
+        wanted: gradients to compute.
     """
-    count, widths = problem.count, problem.student_widths
-    row = problem.state_centre.double() @ g + problem.shift @ k
-    row, g, k = ((x / count).to(problem.dtype) for x in (row, g, k))
-    cross, product = problem.zeros(*k.shape), problem.empty(*k.shape)
-    second, total = problem.zeros(*g.shape), problem.zeros(g.size(0))
-    buffer = problem.empty(problem.block_size, g.size(0))
-    for block in problem.blocks():
-        weighted = block.states if block.weight is None else block.states * block.weight[:, None]
-        cross += torch.mm(block.teacher.t(), weighted, out=product)
-        weighted = weighted.double()
-        second += weighted.t() @ block.states.double()
-        total += weighted.sum(0)
-        if wanted.student:
-            totals.dstates[block.rows] = _state_gradient(block, g, k, row, buffer)
-    rest = total / count  # of the mean, beyond state_centre
+    count, widths, centre = problem.count, problem.student_widths, problem.state_centre.double()
+    n = problem.student_map.double()
+    parts = n.split(widths)
+    grams = [gamma * part @ part.t() for gamma, part in zip(a.sum(0), parts, strict=True)]
+    g = torch.block_diag(*grams)
+    row = centre @ g + (n * repeat_layers(a.t() @ shift, widths)).sum(1)
+    cross, second, total, gradient = torch.ops.abkd_fast.layer_pair_moment(
+        problem.teacher, problem.widths, problem.states, problem.nodes, problem.weight,
+        problem.state_centre, (g / count).to(problem.dtype), (row / count).to(problem.dtype)[None],
+        products, a / count, wanted.student,
+    )  # fmt: skip
+    rest = total / count
     central = (second / count).addr_(rest, rest, alpha=-1)
     layers = [part.split(widths, 1)[j] for j, part in enumerate(central.split(widths))]
-    cross = (cross / count).addr_(mean, rest, alpha=-1)
-    return _States(problem.state_centre.double() + rest, layers, cross)
-
-
-def _state_gradient(block: Block, g: Tensor, k: Tensor, row: Tensor, buffer: Tensor) -> Tensor:
-    """w_v (h G - t K + row), [B, sum d_j]."""
-    out = torch.addmm(row, block.states, g, out=buffer[: block.states.size(0)])
-    out.addmm_(block.teacher, k, alpha=-1)
-    return out if block.weight is None else out.mul_(block.weight[:, None])
-
-
-def _times_maps(second: list[Tensor], maps: Tensor, runs: list[Run]) -> Tensor:
-    """second_i maps_i for every layer, [sum d, r]."""
-    out = torch.empty_like(maps)
-    for run in runs:
-        torch.bmm(torch.stack(second[run.layers]), run.stack(maps), out=run.stack(out))
-    return out
-
-
-def _scale_layers(x: Tensor, scale: Tensor, runs: list[Run]) -> Tensor:
-    """x_i *= scale_i: [sum d, r] x [L]."""
-    for run in runs:
-        run.stack(x).mul_(scale[run.layers, None, None])
-    return x
+    return _States(centre + rest, rest, layers, cross, gradient)

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from abkd_fast.ops import _layer_pair_checks as checks
-from abkd_fast.ops._layer_pair_blocks import Problem, Totals, Wanted, select_nodes
+from abkd_fast.ops import _layer_pair_maps as _layer_pair_maps  # registers its ops
+from abkd_fast.ops import _layer_pair_passes as _layer_pair_passes
+from abkd_fast.ops._layer_pair_blocks import (
+    Problem,
+    Totals,
+    Wanted,
+    near_mean,
+    select_nodes,
+    zero_totals,
+)
 from abkd_fast.ops._layer_pair_direct import add_near_pairs
 from abkd_fast.ops._layer_pair_moment import Moments as Moments
 from abkd_fast.ops._layer_pair_moment import run_moment
@@ -38,7 +47,8 @@ def layer_pair(
     One pass over the teacher in node blocks gives the loss and all its gradients (attention,
     maps, student states); nothing of size N x T x r or N x T x S is ever held. With ``moments``
     and a narrow student the pass needs only t^T h ("moment form"), else the projections are
-    scored ("projection form"); both are exact, and the cheaper one is taken. Pairs whose
+    scored ("projection form"); both are exact, and the cheaper one is taken. On the CPU, C++
+    kernels do both. Pairs whose
     projections nearly coincide (D below 1/1000 of the squares it is a difference of) are summed
     again, without expanding the square. Sums over blocks are float64. Deterministic.
 
@@ -74,8 +84,9 @@ def layer_pair(
         checks.check_moments(moments, teacher, widths)
     teacher_map, student_map = torch.cat(list(teacher_maps)), torch.cat(list(student_maps))
     use_moments = prefers_moment_form(
-        len(widths), len(student_states), sum(widths), teacher_map.size(1), student_map.size(0)
-    )
+        len(widths), len(student_states), sum(widths), teacher_map.size(1), student_map.size(0),
+        frozen=not teacher_map.requires_grad,
+    )  # fmt: skip
     return _layer_pair(
         teacher, widths, student_states, attention, teacher_map, student_map, moments, shift,
         mask, weight, use_moments,
@@ -83,9 +94,18 @@ def layer_pair(
 
 
 def prefers_moment_form(
-    num_teacher: int, num_student: int, teacher_width: int, r: int, student_width: int
+    num_teacher: int,
+    num_student: int,
+    teacher_width: int,
+    r: int,
+    student_width: int,
+    *,
+    frozen: bool = False,
 ) -> bool:
     """Cost model, multiply-adds per node: is the moment form cheaper than the projection form?
+
+    What is done with a projection once it is there costs as much as 16 + 4 S multiply-adds per
+    element, measured.
 
     Args:
         num_teacher: T.
@@ -93,9 +113,11 @@ def prefers_moment_form(
         teacher_width: sum of all d_i.
         r: subspace width.
         student_width: sum of all d_j.
+        frozen: the teacher's maps get no gradient, which spares the projection form a product.
     """
     moment = 2 * teacher_width * student_width
-    projection = 2 * teacher_width * r + 3 * num_teacher * num_student * r
+    products = 1 if frozen else 2
+    projection = products * teacher_width * r + num_teacher * r * (16 + 4 * num_student)
     return moment < projection
 
 
@@ -130,10 +152,10 @@ def _blocked(
     dtype = student_states[0].dtype
     nodes, weight = select_nodes(mask, weight, dtype)
     total = checks.check_values(teacher.size(0), nodes, weight, count)
-    offset = torch.zeros_like(teacher[0], dtype=torch.float64) if shift is None else shift.double()
     problem = Problem(
-        teacher, list(widths), student_states, teacher_map, student_map, offset,
-        nodes, weight, total,
+        teacher, list(widths), student_states, nodes, weight,
+        torch.cat([near_mean(state, nodes, dtype) for state in student_states]),
+        teacher_map, student_map, None if shift is None else shift.double(), total,
     )  # fmt: skip
     wanted = Wanted(want_teacher_map, want_student)
     with torch.autocast(teacher.device.type, enabled=False):
@@ -199,7 +221,7 @@ def _run(
     if bool(near.any()):
         d = totals.dissimilarity
         if bool(near.all()):
-            totals = Totals(problem)
+            totals = zero_totals(problem, wanted)
         elif any(wanted):
             totals = run(attention.masked_fill(near, 0.0))
             totals.dissimilarity = d

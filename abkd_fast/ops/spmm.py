@@ -48,13 +48,14 @@ def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
     Raises:
         ValueError: shapes, dtypes or devices do not fit.
     """
-    value = _check(graph, x, reduce)
+    value = check_operands(graph, x, reduce)
     rowptr, col = graph.rowptr, graph.col
     trains_value = value is not None and value.requires_grad
     differentiate = torch.is_grad_enabled() and (x.requires_grad or trains_value)
     if reduce in ("max", "min"):
         if not differentiate:
-            return torch.ops.abkd_fast.spmm_extremum(rowptr, col, value, x, reduce == "max", False)[0]
+            arguments = (rowptr, col, value, x, reduce == "max", False)
+            return torch.ops.abkd_fast.spmm_extremum(*arguments)[0]
         transpose = graph.transposed() if x.requires_grad else (None, None, None)
         return _SpmmExtremum.apply(rowptr, col, value, x, *transpose, reduce == "max")[0]
     if not differentiate:
@@ -68,7 +69,7 @@ def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
     return _Spmm.apply(rowptr, col, value, x, rowptr_t, col_t, value_t, perm, reduce == "mean")
 
 
-def _check(graph: CSRGraph, x: Tensor, reduce: str) -> Tensor | None:
+def check_operands(graph: CSRGraph, x: Tensor, reduce: str) -> Tensor | None:
     """Check the arguments; return the weights in the accumulation dtype."""
     if not isinstance(graph, CSRGraph):
         raise ValueError(
@@ -127,7 +128,7 @@ class _Spmm(Function):
             if value is not None and value_t is None:
                 value_t = value.index_select(0, perm)
             transpose = (rowptr, col, value, _inverse(perm))
-            dx = _sum(rowptr_t, col_t, value_t, dout, *transpose)
+            dx = differentiable_sum(rowptr_t, col_t, value_t, dout, *transpose)
         if ctx.needs_input_grad[2]:
             dvalue = _sddmm(rowptr, col, dout, x, rowptr_t, col_t, perm)
         return None, None, dvalue, dx, None, None, None, None, None
@@ -155,10 +156,10 @@ class _Sddmm(Function):
         rowptr, col, a, b, rowptr_t, col_t, perm = ctx.saved_tensors
         da = db = None
         if ctx.needs_input_grad[2]:
-            da = _sum(rowptr, col, dout, b, rowptr_t, col_t, None, perm)
+            da = differentiable_sum(rowptr, col, dout, b, rowptr_t, col_t, None, perm)
         if ctx.needs_input_grad[3]:
             dout_t = dout.index_select(0, perm)
-            db = _sum(rowptr_t, col_t, dout_t, a, rowptr, col, dout, _inverse(perm))
+            db = differentiable_sum(rowptr_t, col_t, dout_t, a, rowptr, col, dout, _inverse(perm))
         return None, None, da, db, None, None, None
 
 
@@ -199,7 +200,10 @@ class _SpmmExtremum(Function):
 # In a first backward pass nothing asks for the gradient of a gradient: the plain op will do.
 
 
-def _sum(rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, *transpose: Any) -> Tensor:
+def differentiable_sum(
+    rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, *transpose: Any
+) -> Tensor:
+    """A @ x; ``transpose`` is (rowptr, col, value, perm or None where value is not trained)."""
     if torch.is_grad_enabled():
         return _Spmm.apply(rowptr, col, value, x, *transpose, False)
     return torch.ops.abkd_fast.spmm(rowptr, col, value, x, False)

@@ -1,4 +1,6 @@
 """Every op in plain torch: its definition, the oracle in tests and the fallback."""
 
+from abkd_fast.reference.conv import conv as conv
+from abkd_fast.reference.dropout import dropout as dropout
 from abkd_fast.reference.layer_pair import layer_pair as layer_pair
 from abkd_fast.reference.spmm import spmm as spmm

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def prepare(layers: Sequence[Tensor]) -> list[Tensor]:
@@ -44,3 +44,33 @@ def layer_pair_indexed(
     rows = [(p[i] - s).square().mean((1, 2)) for i in range(p.size(0))]
     dissimilarity = torch.stack(rows)
     return (attention * dissimilarity).mean(), dissimilarity.detach()
+
+
+class ABKDLoss(nn.Module):
+    """S * mean(A * D) with one trainable map a layer, as one writes it down from the paper."""
+
+    def __init__(
+        self, teacher_widths: Sequence[int], student_widths: Sequence[int], a: int, indexed: bool
+    ) -> None:
+        super().__init__()
+
+        def maps(widths: Sequence[int]) -> nn.ParameterList:
+            return nn.ParameterList([nn.init.xavier_uniform_(torch.empty(d, a)) for d in widths])
+
+        self.query, self.teacher_embedding = maps(teacher_widths), maps(teacher_widths)
+        self.key, self.student_embedding = maps(student_widths), maps(student_widths)
+        self.subspace = nn.Parameter(nn.init.xavier_uniform_(torch.empty(a, a)))
+        self.layer_pair = layer_pair_indexed if indexed else layer_pair
+
+    def forward(
+        self, teacher: list[Tensor], teacher_means: list[Tensor], student: list[Tensor]
+    ) -> Tensor:
+        """Teacher states and student states, lists of [N, d]; returns the loss."""
+        means = [state.mean(0) for state in student]
+        q = torch.stack([m @ w for m, w in zip(teacher_means, self.query, strict=True)])
+        k = torch.stack([m @ w for m, w in zip(means, self.key, strict=True)])
+        attention = (q @ k.t() / q.size(1) ** 0.5).softmax(1)
+        teacher_maps = [w @ self.subspace for w in self.teacher_embedding]
+        student_maps = [v @ self.subspace for v in self.student_embedding]
+        loss, _ = self.layer_pair(teacher, student, attention, teacher_maps, student_maps)
+        return len(student) * loss

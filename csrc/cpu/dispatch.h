@@ -66,6 +66,76 @@ struct ExtremumDvalueArgs {
   int64_t width;
 };
 
+struct LayerPairKernels;  // layer_pair.h
+
+// Element e of a tensor is dropped where word e % 4 of Philox4x32-10 is below `threshold`; its
+// counter is (e / 4 low, e / 4 high, layer, step), its key the seed.
+struct DropoutMask {
+  uint64_t seed;
+  uint32_t layer;
+  uint32_t step;
+  uint32_t threshold;
+  double scale;  // of the kept elements
+};
+
+struct DropoutArgs {
+  Dtype dtype;
+  const void* x;
+  void* out;
+  DropoutMask mask;
+};
+
+// Rows that an op of the convolution keeps in cache at a time: about 64 KB of rows of
+// `row_bytes`, and a multiple of every height that gemm() works in.
+constexpr int64_t conv_block_rows(int64_t row_bytes) {
+  const int64_t rows = (int64_t{1} << 16) / (row_bytes > 0 ? row_bytes : 1) / 48 * 48;
+  return rows < 48 ? 48 : rows > 480 ? 480 : rows;
+}
+
+// s = scale * A x + residual_scale * residual;  dweight += drop(features)^T s;
+// out = s weight, then bias, ReLU and column sums, or the dropout mask. float or double.
+struct ConvPass {
+  Csr csr;
+  Dtype dtype;
+  const void* value;
+  const void* x;  // [num_src, width]
+  int64_t width;
+  double scale;
+  const void* residual;  // [num_dst, width] or null
+  double residual_scale;
+  void* mixed;           // [num_dst, width] or null: s is not kept
+  const void* features;  // [num_dst, features_width] or null
+  int64_t features_width;
+  const void* weight;  // [width, width_out], or null: out = s
+  int64_t width_out;
+  const void* bias;  // [width_out] or null
+  bool relu;
+  void* out;                // [num_dst, width_out] or null
+  const DropoutMask* mask;  // of the features and of an out without column sums; null: no dropout
+};
+
+// The dense half of the backward where s was kept: dz = (dout + dsums) * (out > 0);
+// dweight += features^T dz;  ds = dz weight_t.
+struct ConvGrad {
+  Dtype dtype;
+  const void* dout;      // [N, width_out]
+  const void* dsums;     // [width_out] or null
+  const void* out;       // [N, width_out], null without ReLU
+  void* dz;              // [N, width_out] or null: not kept
+  const void* features;  // [N, width] or null
+  const void* weight_t;  // [width_out, width]
+  void* ds;              // [N, width] or null
+  int64_t width;
+  int64_t width_out;
+};
+
+// What one range of rows works in and adds to.
+struct ConvPartial {
+  void* scratch;  // conv_block_rows() of every width involved
+  double* sums;   // [width_out], null: not wanted
+  void* dweight;
+};
+
 // Each kernel fills rows [begin, end) of its output and nothing else. A chunk is edges [first,
 // stop) of one row; its sums [width] are in the accumulation dtype. sddmm fills edges [first,
 // stop).
@@ -78,6 +148,11 @@ struct Kernels {
   void (*sddmm)(const SddmmArgs&, int64_t first, int64_t stop);
   void (*spmm_extremum_dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
   void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
+  void (*dropout)(const DropoutArgs&, int64_t begin, int64_t end);  // elements
+  const LayerPairKernels* layer_pair;
+  void (*conv)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
+  void (*transform)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
+  void (*conv_grad)(const ConvGrad&, const ConvPartial&, int64_t begin, int64_t end);
 };
 
 // Null where the compiler or the architecture has no such instructions.

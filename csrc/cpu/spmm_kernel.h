@@ -2,10 +2,6 @@
 //
 // A row of the output is owned by one thread and its edges are added in order, so results do not
 // depend on the number of threads; sum_kernel.h says what holds for rows that threads share.
-namespace abkd {
-namespace ABKD_ISA {
-
-#include "simd.h"
 #include "sum_kernel.h"
 
 // -- dispatch ------------------------------------------------------------------------------
@@ -83,21 +79,6 @@ inline void sddmm(const SddmmArgs& args, int64_t first, int64_t stop) {
 inline void spmm_extremum_dx(const ExtremumDxArgs& args, int64_t begin, int64_t end) {
   ABKD_BY_TYPE(ABKD_EXTREMUM_DX, args, begin, end)
 }
-inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin,
-                                 int64_t end){ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)}
-
-#define ABKD_STRING_(text) #text
-#define ABKD_STRING(text) ABKD_STRING_(text)
-const Kernels table = {
-  ABKD_STRING(ABKD_ISA),
-  spmm,
-  spmm_chunk,
-  spmm_add_chunks,
-  spmm_extremum,
-  sddmm,
-  spmm_extremum_dx,
-  spmm_extremum_dvalue
-};
-
-}  // namespace ABKD_ISA
-}  // namespace abkd
+inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin, int64_t end) {
+  ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)
+}

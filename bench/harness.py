@@ -1,0 +1,129 @@
+"""What the benchmarks share: turns, allocators, the machine's own limits, memory of a process."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from abkd_fast.metrics import environment
+
+ALLOCATORS = {
+    "default": {},
+    "page-keeping": {
+        "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
+    },
+}
+
+
+def minor_faults() -> int:
+    """Page faults of this process so far that needed no disk."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+
+def take_turns(
+    steps: Mapping[str, Callable[[], Any]], rounds: int, turn_seconds: float = 0.3, calls: int = 40
+) -> dict[str, dict[str, Any]]:
+    """Time the sides in turns, so that a slow spell of the machine meets all of them.
+
+    A turn ends after ``turn_seconds`` or ``calls`` calls.
+
+    Returns:
+        For every side ``samples_ms`` of all calls and the median of ``minor_faults`` of a call.
+    """
+    samples: dict[str, list[float]] = {side: [] for side in steps}
+    faults: dict[str, list[int]] = {side: [] for side in steps}
+    for step in steps.values():
+        step()
+    for _ in range(rounds):
+        for side, step in steps.items():
+            turn = time.perf_counter()
+            for _ in range(calls):
+                before, begin = minor_faults(), time.perf_counter()
+                step()
+                samples[side].append(round(1e3 * (time.perf_counter() - begin), 4))
+                faults[side].append(minor_faults() - before)
+                if time.perf_counter() - turn > turn_seconds:
+                    break
+    return {
+        side: {
+            "samples_ms": samples[side],
+            "median_ms": statistics.median(samples[side]),
+            "minor_faults": statistics.median(faults[side]),
+        }
+        for side in steps
+    }
+
+
+def gemm_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
+    """GFLOP/s of one large product, the best of five."""
+    a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
+    out = a @ b
+    return 2e-9 * size**3 / _best(lambda: torch.mm(a, b, out=out))
+
+
+def copy_bandwidth(megabytes: int = 512) -> float:
+    """GB/s read and written by a large copy, the best of five."""
+    source = torch.zeros(megabytes * 250_000)
+    target = torch.empty_like(source)
+    return 2e-9 * source.nbytes / _best(lambda: target.copy_(source))
+
+
+def _best(call: Callable[[], Any]) -> float:
+    call()
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def status_mb(key: str) -> float:
+    """A line of /proc/self/status, in MB: VmRSS, VmHWM."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(key))
+
+
+def peak_above_data(step: Callable[[], Any]) -> dict[str, float]:
+    """Peak resident set of two steps, whole and above what was held before them, in MB."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the preparation
+    before = status_mb("VmRSS")
+    step()
+    step()
+    return {"peak_mb": status_mb("VmHWM"), "above_data_mb": status_mb("VmHWM") - before}
+
+
+def child(file: str, arguments: list[str], variables: Mapping[str, str] | None = None) -> Any:
+    """Run ``file`` with ``arguments`` in a fresh process; its last line of output is JSON."""
+    done = subprocess.run(
+        [sys.executable, file, *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | dict(variables or {}),
+    )
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def write_json(path: Path, **content: Any) -> None:
+    """The report, with date, environment and load of the machine."""
+    report = {
+        "format": 1,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment() | {"load": os.getloadavg()[0]},
+        **content,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1) + "\n")
