@@ -67,8 +67,8 @@ SCHEMAS = {
     "segment_csr_extremum": (
         "(Tensor src, Tensor indptr, bool maximum, bool winners) -> (Tensor out, Tensor arg)"
     ),
-    "segment_csr_expand": "(Tensor out, Tensor indptr, int size) -> Tensor",
-    "segment_csr_extremum_dsrc": "(Tensor arg, Tensor dout, Tensor indptr, int size) -> Tensor",
+    "segment_csr_expand": "(Tensor out, Tensor indptr, SymInt size) -> Tensor",
+    "segment_csr_extremum_dsrc": "(Tensor arg, Tensor dout, Tensor indptr, SymInt size) -> Tensor",
 }
 
 _library = torch.library.Library("abkd_fast", "FRAGMENT")

@@ -55,8 +55,8 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "segment_csr_extremum(Tensor src, Tensor indptr, bool maximum, bool winners)"
       " -> (Tensor out, Tensor arg)");
-  m.def("segment_csr_expand(Tensor out, Tensor indptr, int size) -> Tensor");
-  m.def("segment_csr_extremum_dsrc(Tensor arg, Tensor dout, Tensor indptr, int size) -> Tensor");
+  m.def("segment_csr_expand(Tensor out, Tensor indptr, SymInt size) -> Tensor");
+  m.def("segment_csr_extremum_dsrc(Tensor arg, Tensor dout, Tensor indptr, SymInt size) -> Tensor");
 }
 
 PyMODINIT_FUNC PyInit__C(void) {
