@@ -176,13 +176,11 @@ def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> 
     """Raise SettingError unless the model has the layers that are to be aligned."""
     with torch.device("meta"):
         model = _about(spec, ModelConfig(), data).build()
-    if layers is None and not match_layers(model):
-        raise SettingError(f"{name} must have a hidden layer for ABKD, got {spec}")
     try:
         match_layers(model, layers)
     except ValueError as error:
-        wanted = f"layers that match --teacher-layers for ABKD, got {spec}"
-        raise SettingError(f"{name} must have {wanted}: {error}") from error
+        found = "a hidden layer" if layers is None else "layers that match --teacher-layers"
+        raise SettingError(f"{name} must have {found} for ABKD, got {spec}: {error}") from error
 
 
 def _from_file(

@@ -41,14 +41,19 @@ def ours_of(rows: Rows, row: Row, keys: Sequence[str]) -> Row:
     )
 
 
+def figure(value: float) -> str:
+    """Three digits, never in powers of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def timed_cells(rows: Rows, row: Row, keys: Sequence[str]) -> list[str]:
     """Side, median, range, ratio to ours, faults, memory, difference."""
     ratio = row["median_ms"] / ours_of(rows, row, keys)["median_ms"]
     samples = row["samples_ms"]
     return [
         row["side"],
-        f"{row['median_ms']:.3g}",
-        f"{min(samples):.3g} to {max(samples):.3g}",
+        figure(row["median_ms"]),
+        f"{figure(min(samples))} to {figure(max(samples))}",
         str(len(samples)),
         f"{ratio:.1f}x",
         f"{row['minor_faults']:.0f}",
