@@ -63,6 +63,15 @@ SCHEMAS = {
         " bool want_weight, bool want_x_0)"
         " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dx_0)"
     ),
+    "kl_div": (
+        "(Tensor logits, Tensor target, Tensor? mask, float temperature)"
+        " -> (Tensor loss, Tensor correct)"
+    ),
+    "kl_div_backward": (
+        "(Tensor dloss, Tensor logits, Tensor target, Tensor? mask, float temperature) -> Tensor"
+    ),
+    "empty_output": "(Tensor like, SymInt[] size) -> Tensor",
+    "transposed": "(Tensor x) -> Tensor",
     "segment_csr": "(Tensor src, Tensor indptr, bool mean) -> Tensor",
     "segment_csr_extremum": (
         "(Tensor src, Tensor indptr, bool maximum, bool winners) -> (Tensor out, Tensor arg)"

@@ -6,8 +6,13 @@ that was changed in place since has lost them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.autograd import Function
+
+from abkd_fast.memory import empty_output
 
 
 def attach_column_sums(state: Tensor, sums: Tensor) -> Tensor:
@@ -19,9 +24,25 @@ def attach_column_sums(state: Tensor, sums: Tensor) -> Tensor:
     return state
 
 
+class _ColumnMeans(Function):
+    """Mean over nodes, whose gradient lies in kept memory."""
+
+    @staticmethod
+    def forward(ctx: Any, state: Tensor) -> Tensor:
+        ctx.shape = state.shape
+        return state.mean(0)
+
+    @staticmethod
+    def backward(ctx: Any, dmeans: Tensor) -> Tensor:
+        dstate = (dmeans / max(ctx.shape[0], 1)).expand(ctx.shape)
+        if torch.is_grad_enabled():
+            return dstate
+        return empty_output(dmeans, *ctx.shape).copy_(dstate)
+
+
 def column_means(state: Tensor) -> Tensor:
     """Mean over nodes [d], from the column sums where the layer left them; differentiable."""
     sums, version = getattr(state, "column_sums", (None, 0))
     if sums is None or state.size(0) == 0 or state._version != version:
-        return state.mean(0)
+        return state.mean(0) if torch.compiler.is_compiling() else _ColumnMeans.apply(state)
     return (sums / state.size(0)).to(state.dtype)

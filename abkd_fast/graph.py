@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +27,7 @@ from abkd_fast._csr import (
     lexsort,
     pointers,
 )
+from abkd_fast.memory import pick
 
 if TYPE_CHECKING:
     import scipy.sparse
@@ -46,6 +48,8 @@ class CSRGraph(CSRParts):
         """Internal: takes checked parts. Use a ``from_*`` method."""
         super().__init__(structure, value)
         self._derived: dict[str, CSRGraph] = {}
+        # Weak: a cycle would keep the weights of every step until the garbage collector runs.
+        self._transpose_of: weakref.ref[CSRGraph] | None = None
 
     # -- construction ---------------------------------------------------------------------
 
@@ -173,13 +177,14 @@ class CSRGraph(CSRParts):
 
     def t(self) -> CSRGraph:
         """The transpose; ``g.t().t() is g``. Computed once, unless weights require grad."""
+        origin = None if self._transpose_of is None else self._transpose_of()
+        if origin is not None:
+            return origin
         if "t" in self._derived:
             return self._derived["t"]
         structure, perm = self._structure.transpose()
-        transposed = CSRGraph(
-            structure, None if self.value is None else self.value.index_select(0, perm)
-        )
-        transposed._derived["t"] = self
+        transposed = CSRGraph(structure, None if self.value is None else pick(self.value, perm))
+        transposed._transpose_of = weakref.ref(self)
         return self._keep("t", transposed)
 
     def with_value(self, value: Tensor | None) -> CSRGraph:
@@ -279,6 +284,9 @@ class CSRGraph(CSRParts):
         return dense.index_put((self.row(), self.col.long()), values, accumulate=True)
 
     # -- internal -------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_transpose_of": None}  # weak references are not pickled
 
     def _keep(self, name: str, graph: CSRGraph) -> CSRGraph:
         # Weights in training change in place; what was derived from them would be out of date.

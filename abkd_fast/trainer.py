@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from abkd_fast import ops
 from abkd_fast._checkpoint import Progress, RunFolder, Trained
 from abkd_fast._diagnose import first_not_finite
 from abkd_fast._optimizer import make_optimizer, make_scheduler
@@ -124,7 +124,7 @@ class Distiller:
         self.student.train()
         capture = recorder.collect(self._forward, self.data.graph)
         mask = self.data.train_mask
-        cross_entropy = F.cross_entropy(capture.logits[mask], self.data.y[mask])
+        cross_entropy, _ = ops.kl_div(capture.logits, self.data.y, mask)
         loss = cross_entropy
         scalars = {"ce": cross_entropy.detach()}
         self._check_finite(scalars, progress)
@@ -146,13 +146,13 @@ class Distiller:
     def _validate(self, progress: Progress) -> dict[str, float]:
         logits = self._predict()
         train, val = self.data.train_mask, self.data.val_mask
-        right = (logits.argmax(1) == self.data.y).double()
-        loss = F.cross_entropy(logits[val], self.data.y[val])
+        _, train_correct = ops.kl_div(logits, self.data.y, train)
+        loss, val_correct = ops.kl_div(logits, self.data.y, val)
         self._check_finite({"val_loss": loss}, progress)
         return {
             "val_loss": float(loss),
-            "train_acc": 100.0 * float(right[train].mean()),
-            "val_acc": 100.0 * float(right[val].mean()),
+            "train_acc": 100.0 * float(train_correct / train.count_nonzero()),
+            "val_acc": 100.0 * float(val_correct / val.count_nonzero()),
         }
 
     @torch.no_grad()
@@ -185,12 +185,15 @@ class Distiller:
             key.reverse()
         if key < progress.best_key:
             progress.best_key, progress.best_epoch = key, progress.epoch
-            state = self.student.state_dict().items()
-            progress.best = {f"student.{name}": value.clone() for name, value in state}
+            best = {f"student.{k}": v for k, v in self.student.state_dict().items()}
             for name in ("attention", "dissimilarity"):
                 value = getattr(maps, name, None)
                 if value is not None:
-                    progress.best[name] = value.cpu().clone()
+                    best[name] = value.cpu()
+            for name, value in best.items():
+                if name not in progress.best:
+                    progress.best[name] = torch.empty_like(value)
+                progress.best[name].copy_(value)
 
     # -- set-up and results ---------------------------------------------------------------
 

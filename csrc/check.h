@@ -37,7 +37,21 @@ inline ScalarType accumulation_dtype(ScalarType dtype) {
 }
 
 inline int64_t bytes_of(ScalarType dtype) {
-  return dtype == ScalarType::Double ? 8 : dtype == ScalarType::Float ? 4 : 2;
+  switch (dtype) {
+    case ScalarType::Double:
+    case ScalarType::Long:
+      return 8;
+    case ScalarType::Float:
+    case ScalarType::Int:
+      return 4;
+    case ScalarType::BFloat16:
+    case ScalarType::Half:
+      return 2;
+    case ScalarType::Byte:
+      return 1;
+    default:
+      STD_TORCH_CHECK(false, "no result has this dtype");
+  }
 }
 
 inline void check_matrix(const char* name, const Tensor& tensor, ScalarType dtype) {

@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "cpu/dispatch.h"
+#include "cpu/memory.h"
 
 STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def("spmm(Tensor rowptr, Tensor col, Tensor? value, Tensor x, bool mean) -> Tensor");
@@ -51,6 +52,14 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       " float p, Tensor? seed, int layer, int step, bool aggregate_first, bool want_x,"
       " bool want_weight, bool want_x_0)"
       " -> (Tensor dx, Tensor dweight, Tensor dbias, Tensor dx_0)");
+  m.def(
+      "kl_div(Tensor logits, Tensor target, Tensor? mask, float temperature)"
+      " -> (Tensor loss, Tensor correct)");
+  m.def(
+      "kl_div_backward(Tensor dloss, Tensor logits, Tensor target, Tensor? mask,"
+      " float temperature) -> Tensor");
+  m.def("empty_output(Tensor like, SymInt[] size) -> Tensor");
+  m.def("transposed(Tensor x) -> Tensor");
   m.def("segment_csr(Tensor src, Tensor indptr, bool mean) -> Tensor");
   m.def(
       "segment_csr_extremum(Tensor src, Tensor indptr, bool maximum, bool winners)"
@@ -59,9 +68,21 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def("segment_csr_extremum_dsrc(Tensor arg, Tensor dout, Tensor indptr, SymInt size) -> Tensor");
 }
 
+static PyObject* memory_reserved(PyObject*, PyObject*) {
+  return PyLong_FromLongLong(abkd::memory_reserved());
+}
+
+static PyObject* empty_cache(PyObject*, PyObject*) {
+  abkd::empty_cache();
+  Py_RETURN_NONE;
+}
+
 PyMODINIT_FUNC PyInit__C(void) {
+  static PyMethodDef methods[] = {{"memory_reserved", memory_reserved, METH_NOARGS, nullptr},
+                                  {"empty_cache", empty_cache, METH_NOARGS, nullptr},
+                                  {nullptr, nullptr, 0, nullptr}};
   static PyModuleDef definition = {
-      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+      PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module != nullptr) {
     PyModule_AddStringConstant(module, "isa", abkd::cpu_isa());

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from abkd_fast import ops
 from abkd_fast._checks import check_choice, check_finite
 from abkd_fast.capture import Capture
 from abkd_fast.distill.objective import Objective
@@ -47,7 +48,7 @@ class ABKD(Objective):
     """
 
     teacher_means: Tensor
-    teacher_scale: Tensor
+    teacher_scale: Tensor | None  # [sum d_i, 1]
     teacher_subspace: Tensor
     fixed_map: Tensor
     mask: Tensor | None
@@ -107,9 +108,11 @@ class ABKD(Objective):
         if self.mask is not None:
             self.mask = self.mask.to(device)
             self.masked_moments = teacher_moments(teacher.states, teacher.widths, self.mask)
-        scale = torch.ones(len(self.teacher_widths), device=device)
+        scale = None
         if self.normalize == "standardize":
-            scale = _layer_scales(self.masked_moments or teacher.moments, teacher.widths)
+            widths = torch.tensor(self.teacher_widths, device=device)
+            layers = _layer_scales(self.masked_moments or teacher.moments, teacher.widths)
+            scale = layers.repeat_interleave(widths)[:, None]
         self.register_buffer("teacher_scale", scale, persistent=False)
 
     def attention_map(self, student: Capture) -> Tensor:
@@ -118,7 +121,8 @@ class ABKD(Objective):
             return self.fixed_map
         num_teacher, num_student = len(self.teacher_widths), len(self.student_widths)
         means = torch.block_diag(*[mean[None] for mean in student.means])
-        scores = (self.teacher_means @ self.query) @ (means @ self.key).t()
+        queries = ops.linear(self.teacher_means, self.query.t())
+        scores = ops.linear(queries, means @ self.key)
         scores = scores / self.attention_dim**0.5
         if self.softmax_over == "student":
             return scores.softmax(dim=1)
@@ -126,15 +130,20 @@ class ABKD(Objective):
 
     def maps(self) -> tuple[list[Tensor], list[Tensor]]:
         """M_i = W_i P / scale_i, each [d_i, r], and N_j = V_j P, each [d_j, r]."""
-        teacher_subspace = self.teacher_subspace if self.freeze_teacher_map else self.subspace
-        widths = torch.tensor(self.teacher_widths, device=self.teacher_scale.device)
-        scale = self.teacher_scale.repeat_interleave(widths)[:, None]
-        teacher_maps = (self.teacher_embedding @ teacher_subspace) / scale
-        student_maps = self.student_embedding @ self.subspace
+        teacher_map, student_map = self._stacked_maps()
         return (
-            list(teacher_maps.split(self.teacher_widths)),
-            list(student_maps.split(self.student_widths)),
+            list(teacher_map.split(self.teacher_widths)),
+            list(student_map.split(self.student_widths)),
         )
+
+    def _stacked_maps(self) -> tuple[Tensor, Tensor]:
+        """M [sum d_i, r] and N [sum d_j, r]."""
+        subspace = self.subspace.t()
+        teacher_subspace = self.teacher_subspace.t() if self.freeze_teacher_map else subspace
+        teacher_map = ops.linear(self.teacher_embedding, teacher_subspace)
+        if self.teacher_scale is not None:
+            teacher_map = teacher_map.div_(self.teacher_scale)
+        return teacher_map, ops.linear(self.student_embedding, subspace)
 
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
@@ -156,25 +165,23 @@ class ABKD(Objective):
         self, student: Capture, teacher: TeacherCache, attention: Tensor, nodes: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """(mean(A * D), D) over the nodes at hand that count."""
-        teacher_maps, student_maps = self.maps()
         moments = self.masked_moments or teacher.moments
         mask = self.mask if self.mask is None or nodes is None else self.mask[nodes]
         rows = teacher.states if nodes is None else teacher.states[nodes]
         if self.pool:
             means = student.means if mask is None else [h[mask].mean(0) for h in student.states]
-            return self._pooled(moments, means, attention, teacher_maps, student_maps)
+            return self._pooled(moments, means, attention, *self.maps())
         if self.normalize == "rows":
             states = student.states
             if mask is not None:
                 rows, states = rows[mask], [state[mask] for state in states]
-            return _unit_rows(rows, states, attention, teacher_maps, student_maps)
+            return _unit_rows(rows, states, attention, *self.maps())
         return layer_pair(
             rows,
             teacher.widths,
             student.states,
             attention,
-            teacher_maps,
-            student_maps,
+            *self._stacked_maps(),
             moments=moments if nodes is None else None,
             shift=moments.mean if self.normalize == "standardize" else None,
             mask=mask,

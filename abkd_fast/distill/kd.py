@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor
 
+from abkd_fast import ops
 from abkd_fast._checks import check_choice
 from abkd_fast.capture import Capture
 from abkd_fast.distill.objective import Objective
@@ -37,6 +37,7 @@ class KD(Objective):
         check_choice("reduction", reduction, ("batchmean", "mean"))
         self.alpha, self.temperature, self.reduction = alpha, temperature, reduction
         self.label_weight = 1.0 - alpha
+        self._target: tuple[Tensor, Tensor] | None = None
 
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
@@ -44,23 +45,28 @@ class KD(Objective):
         """Scaled divergence between the class scores."""
         if teacher.logits is None:
             raise ValueError("KD needs the teacher's class scores; build the cache with logits")
-        target = teacher.logits if nodes is None else teacher.logits[nodes]
-        if target.shape != student.logits.shape:
+        rows = teacher.logits.size(0) if nodes is None else nodes.numel()
+        shape = [rows, teacher.logits.size(1)]
+        if list(student.logits.shape) != shape:
             raise ValueError(
-                f"student logits must be {list(target.shape)} as the teacher's are, "
+                f"student logits must be {shape} as the teacher's are, "
                 f"got {list(student.logits.shape)}"
             )
-        divergence = F.kl_div(
-            F.log_softmax(student.logits / self.temperature, dim=1),
-            F.log_softmax(target / self.temperature, dim=1),
-            reduction="batchmean",
-            log_target=True,
-        )
+        log_target = self._log_target(teacher.logits).to(student.logits.dtype)
+        if nodes is not None:
+            log_target = log_target[nodes]
+        divergence, _ = ops.kl_div(student.logits, log_target, temperature=self.temperature)
         if self.reduction == "mean":
-            divergence = divergence / target.size(1)
+            divergence = divergence / teacher.logits.size(1)
         loss = self.temperature**2 * divergence
         self.scalars = {"kd": loss.detach()}
         return self.alpha * loss
+
+    def _log_target(self, logits: Tensor) -> Tensor:
+        """The teacher's log-probabilities, computed once a teacher."""
+        if self._target is None or self._target[0] is not logits:
+            self._target = logits, (logits / self.temperature).log_softmax(1)
+        return self._target[1]
 
     def extra_repr(self) -> str:
         """Settings."""

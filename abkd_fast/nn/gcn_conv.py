@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from abkd_fast import ops
 from abkd_fast.column_sums import attach_column_sums
 from abkd_fast.graph import CSRGraph
+from abkd_fast.memory import transposed
 from abkd_fast.nn.linear import Linear, dropout
 
 
@@ -60,7 +61,7 @@ class GCNConv(nn.Module):
         """
         graph = graph.gcn_norm() if self.normalize else graph
         if isinstance(x, Tensor):
-            weight = self.lin.weight.t()
+            weight = transposed(self.lin.weight)
             out, sums = ops.conv(
                 graph, x, weight, self.bias, act=self.act, p=p, seed=seed, layer=layer
             )

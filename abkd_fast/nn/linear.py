@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from abkd_fast import ops
 from abkd_fast.column_sums import attach_column_sums
 from abkd_fast.graph import CSRGraph
+from abkd_fast.memory import transposed
 from abkd_fast.ops.dropout import draw_seed
 
 
@@ -32,9 +33,10 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor | CSRGraph) -> Tensor:
         """Return [N, out_features]."""
         if isinstance(x, CSRGraph):
-            return attach_column_sums(*ops.conv(x, self.weight.t(), None, self.bias, act=self.act))
-        out = super().forward(x)
-        return out.relu() if self.act == "relu" else out
+            return attach_column_sums(
+                *ops.conv(x, transposed(self.weight), None, self.bias, act=self.act)
+            )
+        return ops.linear(x, self.weight, self.bias, self.act)
 
 
 def dropout(

@@ -2,10 +2,12 @@
 
 from abkd_fast.ops.conv import conv as conv
 from abkd_fast.ops.dropout import dropout as dropout
+from abkd_fast.ops.kl_div import kl_div as kl_div
 from abkd_fast.ops.layer_pair import Moments as Moments
 from abkd_fast.ops.layer_pair import layer_pair as layer_pair
 from abkd_fast.ops.layer_pair import teacher_moments as teacher_moments
+from abkd_fast.ops.linear import linear as linear
 from abkd_fast.ops.segment_csr import segment_csr as segment_csr
 from abkd_fast.ops.spmm import spmm as spmm
 
-OPS = ("spmm", "layer_pair", "dropout", "conv", "segment_csr")
+OPS = ("spmm", "layer_pair", "dropout", "conv", "segment_csr", "linear", "kl_div")

@@ -244,11 +244,11 @@ class Problem(NodeSet):
     shift: Tensor | None  # [sum d_i] float64
     count: float  # sum of weights
 
-    def teacher_rows(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        """(row_i M_i, shift_i M_i) of a row [sum d_i]; two of [T, r] float64."""
+    def teacher_rows(self, row: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(row_i M_i, shift_i M_i or None) of a row [sum d_i]; [T, r] float64."""
         rows = row.double()[None] if self.shift is None else torch.stack([row.double(), self.shift])
         out = torch.ops.abkd_fast.layer_pair_rows(rows, self.teacher_map, self.widths)
-        return out[0], torch.zeros_like(out[0]) if self.shift is None else out[1]
+        return out[0], None if self.shift is None else out[1]
 
     def student_rows(self, row: Tensor) -> Tensor:
         """row_j N_j of a float64 row [sum d_j]; [S, r] float64."""

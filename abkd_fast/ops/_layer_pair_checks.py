@@ -57,8 +57,8 @@ def check_pairing(
     widths: Sequence[int],
     student_states: Sequence[Tensor],
     attention: Tensor,
-    teacher_maps: Sequence[Tensor],
-    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor] | Tensor,
+    student_maps: Sequence[Tensor] | Tensor,
 ) -> None:
     """Raise ValueError unless attention and maps fit the layers."""
     first = student_states[0]
@@ -70,9 +70,22 @@ def check_pairing(
             f"attention must be [T={shape[0]}, S={shape[1]}], got {list(attention.shape)}; "
             "rows are teacher layers"
         )
-    _check_maps("teacher", teacher_maps, widths, first, None)
+    teachers = _per_layer("teacher_maps", teacher_maps, widths)
+    _check_maps("teacher", teachers, widths, first, None)
     student_widths = [state.size(1) for state in student_states]
-    _check_maps("student", student_maps, student_widths, first, teacher_maps[0].size(1))
+    students = _per_layer("student_maps", student_maps, student_widths)
+    _check_maps("student", students, student_widths, first, teachers[0].size(1))
+
+
+def _per_layer(
+    name: str, maps: Sequence[Tensor] | Tensor, widths: Sequence[int]
+) -> Sequence[Tensor]:
+    if not isinstance(maps, Tensor):
+        return maps
+    check_tensor(name, maps, dim=2)
+    if maps.size(0) != sum(widths):
+        raise ValueError(f"{name} must be [{sum(widths)}, r], got {list(maps.shape)}")
+    return maps.detach().split(list(widths))
 
 
 def check_moments(moments: Moments, teacher: Tensor, widths: Sequence[int]) -> None:

@@ -47,7 +47,8 @@ class _Direct:
         self.state_offset = problem.state_centre.double()
         centre, shift = problem.teacher_rows(problem.teacher_centre)
         q = problem.student_rows(self.state_offset)
-        self.offset = ((centre - shift)[:, None] - q).to(problem.dtype)  # [T, S, r]
+        offset = centre if shift is None else centre - shift
+        self.offset = (offset[:, None] - q).to(problem.dtype)  # [T, S, r]
         num_teacher, num_student = near.shape
         r = problem.teacher_map.size(1)
         self.gs = problem.empty(num_student * problem.block_size * r)

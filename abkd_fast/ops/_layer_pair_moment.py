@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abkd_fast.memory import empty_output
 from abkd_fast.ops import _layer_pair_checks as checks
 from abkd_fast.ops._layer_pair_blocks import (
     Problem,
@@ -104,9 +105,10 @@ def run_moment(
 
     # D, from maps, central moments and projected means.
     n, runs = problem.student_map.double(), problem.student_runs
-    p, s = projected - shift, problem.student_rows(states.mean)
+    p, s = projected if shift is None else projected - shift, problem.student_rows(states.mean)
     rho, gamma = a.sum(1)[:, None], a.sum(0)
-    u, w = rho * p - a @ s, gamma[:, None] * s - a.t() @ p
+    u = torch.mul(rho, p, out=empty_output(p, *p.shape)).addmm_(a, s, alpha=-1)
+    w = gamma[:, None] * s - a.t() @ p
     offset = mean if problem.shift is None else mean - problem.shift
     square, inner, dteacher_map, cross_map = ops.layer_pair_moment_maps(
         *maps, widths, student_widths, second, mean, states.rest, products, states.cross, count,
@@ -116,8 +118,9 @@ def run_moment(
         [x @ y for x, y in zip(states.second, n.split(student_widths), strict=True)]
     )
     squares = square[:, None] + layer_sums(n * n_second, runs).sum(1)
-    squares += (p[:, None] - s).square().sum(2)
     r = n.size(1)
+    distance = torch.sub(p[:, None], s, out=empty_output(p, len(p), len(s), r))
+    squares += distance.square_().sum(2)
     dstudent_map = cross_map
     if wanted.student:
         dstudent_map = repeat_layers(gamma, student_widths)[:, None] * n_second - cross_map
@@ -138,7 +141,7 @@ class _States(NamedTuple):
 
 
 def _read_teacher(
-    problem: Problem, a: Tensor, products: Tensor, shift: Tensor, wanted: Wanted
+    problem: Problem, a: Tensor, products: Tensor, shift: Tensor | None, wanted: Wanted
 ) -> _States:
     """The pass: second moments, and dH = h~ G + row - t K with h~ = h - state_centre.
 
@@ -146,7 +149,7 @@ def _read_teacher(
         problem: the arguments.
         a: [T, S] float64, scaled.
         products: [sum d_i, sum d_j] float64, M_i N_j^T.
-        shift: [T, r] float64, shift_i M_i.
+        shift: [T, r] float64, shift_i M_i; None = 0.
         wanted: gradients to compute.
     """
     count, widths, centre = problem.count, problem.student_widths, problem.state_centre.double()
@@ -154,7 +157,9 @@ def _read_teacher(
     parts = n.split(widths)
     grams = [gamma * part @ part.t() for gamma, part in zip(a.sum(0), parts, strict=True)]
     g = torch.block_diag(*grams)
-    row = centre @ g + (n * repeat_layers(a.t() @ shift, widths)).sum(1)
+    row = centre @ g
+    if shift is not None:
+        row += (n * repeat_layers(a.t() @ shift, widths)).sum(1)
     cross, second, total, gradient = torch.ops.abkd_fast.layer_pair_moment(
         problem.teacher, problem.widths, problem.states, problem.nodes, problem.weight,
         problem.state_centre, (g / count).to(problem.dtype), (row / count).to(problem.dtype)[None],

@@ -31,7 +31,8 @@ def run_projection(problem: Problem, attention: Tensor, wanted: Wanted) -> Total
     centre, shift = problem.teacher_rows(problem.teacher_centre)
     # The bias is rounded first, so that o makes up for exactly what is subtracted.
     bias = -centre.to(dtype)
-    o, q = -bias.double() - shift, problem.student_rows(problem.state_centre.double())
+    o, q = -bias.double(), problem.student_rows(problem.state_centre.double())
+    o = o if shift is None else o - shift
     rho, gamma = attention.sum(1)[:, None], attention.sum(0)[:, None]
     u, w = rho * o - attention @ q, gamma * q - attention.t() @ o
     squares, sums, cross, dstudent_map, dteacher_map, dstates = (

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abkd_fast.memory import empty_output
 from abkd_fast.ops import _layer_pair_checks as checks
 from abkd_fast.ops import _layer_pair_maps as _layer_pair_maps  # registers its ops
 from abkd_fast.ops import _layer_pair_passes as _layer_pair_passes
@@ -34,8 +35,8 @@ def layer_pair(
     widths: Sequence[int],
     student_states: Sequence[Tensor],
     attention: Tensor,
-    teacher_maps: Sequence[Tensor],
-    student_maps: Sequence[Tensor],
+    teacher_maps: Sequence[Tensor] | Tensor,
+    student_maps: Sequence[Tensor] | Tensor,
     *,
     moments: Moments | None = None,
     shift: Tensor | None = None,
@@ -61,8 +62,8 @@ def layer_pair(
         widths: width d_i of each of T teacher layers.
         student_states: S of [N, d_j] float32/float64.
         attention: A [T, S].
-        teacher_maps: M_i, T of [d_i, r].
-        student_maps: N_j, S of [d_j, r].
+        teacher_maps: M_i, T of [d_i, r], or one below the other [sum(widths), r].
+        student_maps: N_j, S of [d_j, r], or one below the other [sum d_j, r].
         moments: moments of the raw teacher under the same mask or weight
             (:func:`teacher_moments`); allows the moment form.
         shift: [sum(widths)] float32/float64, subtracted from the teacher.
@@ -82,7 +83,7 @@ def layer_pair(
     checks.check_nodes(teacher, shift, mask, weight)
     if moments is not None:
         checks.check_moments(moments, teacher, widths)
-    teacher_map, student_map = torch.cat(list(teacher_maps)), torch.cat(list(student_maps))
+    teacher_map, student_map = _stacked(teacher_maps), _stacked(student_maps)
     use_moments = prefers_moment_form(
         len(widths), len(student_states), sum(widths), teacher_map.size(1), student_map.size(0),
         frozen=not teacher_map.requires_grad,
@@ -91,6 +92,10 @@ def layer_pair(
         teacher, widths, student_states, attention, teacher_map, student_map, moments, shift,
         mask, weight, use_moments,
     )  # fmt: skip
+
+
+def _stacked(maps: Sequence[Tensor] | Tensor) -> Tensor:
+    return maps if isinstance(maps, Tensor) else torch.cat(list(maps))
 
 
 def prefers_moment_form(
@@ -293,5 +298,10 @@ class _LayerPair(torch.autograd.Function):
             None,
             None,
             None,
-            *(dout[0] * gradient if want else None for gradient, want in wanted),
+            *(_scaled(gradient, dout[0]) if want else None for gradient, want in wanted),
         )
+
+
+def _scaled(gradient: Tensor, dout: Tensor) -> Tensor:
+    """Gradient times a scalar, contiguous."""
+    return torch.mul(gradient, dout, out=empty_output(gradient, *gradient.shape))

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "dropout.h"
+#include "memory.h"
 #include "parallel.h"
 
 namespace abkd {
@@ -13,7 +14,7 @@ namespace abkd {
 using OptionalTensor = std::optional<Tensor>;
 
 inline Tensor matrix(int64_t rows, int64_t width, ScalarType dtype) {
-  return torch::stable::empty({rows, width}, dtype);
+  return empty_output({rows, width}, dtype);
 }
 
 inline Tensor nothing(ScalarType dtype) { return torch::stable::empty({0}, dtype); }
@@ -139,7 +140,7 @@ class Ranges {
 template <typename T, typename U>
 Tensor reduced(const std::vector<U>& parts, int64_t size, double scale, ScalarType dtype,
                std::vector<int64_t> shape) {
-  Tensor result = torch::stable::empty(shape, dtype);
+  Tensor result = empty_output(shape, dtype);
   T* out = static_cast<T*>(result.data_ptr());
   std::vector<U> total(parts.begin(), parts.begin() + size);
   for (int64_t first = size; first < static_cast<int64_t>(parts.size()); first += size) {

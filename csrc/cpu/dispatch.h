@@ -136,6 +136,23 @@ struct ConvPartial {
   void* dweight;
 };
 
+constexpr int64_t kKlDivTile = 512;  // scores that kl_div works on at a time
+
+// Rows of class scores against labels or against log-probabilities; rows that the mask leaves out
+// count nothing. Scratch: 3 max(classes, kKlDivTile) elements.
+struct KlDivArgs {
+  Dtype dtype;             // float32 or float64
+  const void* logits;      // [N, classes]
+  const int64_t* labels;   // [N], or null:
+  const void* log_target;  // [N, classes]
+  const bool* mask;        // [N] or null
+  int64_t classes;
+  double inverse_temperature;
+  void* scratch;
+  void* dlogits;  // [N, classes], for the gradient
+  double scale;   // of the gradient
+};
+
 // Each kernel fills rows [begin, end) of its output and nothing else. A chunk is edges [first,
 // stop) of one row; its sums [width] are in the accumulation dtype. sddmm fills edges [first,
 // stop).
@@ -153,6 +170,8 @@ struct Kernels {
   void (*conv)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
   void (*transform)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
   void (*conv_grad)(const ConvGrad&, const ConvPartial&, int64_t begin, int64_t end);
+  double (*kl_div)(const KlDivArgs&, int64_t begin, int64_t end, int64_t* correct);  // their sum
+  void (*kl_div_grad)(const KlDivArgs&, int64_t begin, int64_t end);
 };
 
 // Null where the compiler or the architecture has no such instructions.

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "memory.h"
+
 namespace abkd {
 
 DropoutMask dropout_mask(double p, const Tensor& seed, int64_t layer, int64_t step) {
@@ -32,7 +34,7 @@ Tensor dropout_cpu(Tensor x, double p, Tensor seed, int64_t layer, int64_t step)
   const DropoutMask mask = dropout_mask(p, seed, layer, step);
   const Dtype type = feature_dtype("x", x);
   const Tensor input = torch::stable::contiguous(x);
-  Tensor out = torch::stable::empty(x.sizes(), x.scalar_type());
+  Tensor out = empty_output({x.sizes().begin(), x.sizes().end()}, x.scalar_type());
   parallel_dropout({type, input.data_ptr(), out.data_ptr(), mask}, x.numel());
   return out;
 }

@@ -9,6 +9,7 @@ namespace ABKD_ISA {
 #include "spmm_kernel.h"
 #include "layer_pair_kernel.h"
 #include "conv_kernel.h"
+#include "kl_div_kernel.h"
 // clang-format on
 
 #define ABKD_STRING_(text) #text
@@ -25,7 +26,9 @@ const Kernels table = {ABKD_STRING(ABKD_ISA),
                        &layer_pair_table,
                        conv,
                        transform,
-                       conv_grad};
+                       conv_grad,
+                       kl_div,
+                       kl_div_grad};
 
 }  // namespace ABKD_ISA
 }  // namespace abkd

@@ -25,7 +25,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_cpu(
       check_shape("products", products, {layers.total(), width}, ScalarType::Double);
   const Tensor g_padded = pad_columns("g", g, width, width, dtype);
   const Tensor row_padded = pad_columns("row", row, 1, width, dtype);
-  Tensor k = empty({want_student ? layers.total() : 0, ld}, dtype);
+  Tensor k = empty_output({want_student ? layers.total() : 0, ld}, dtype);
   Tensor dstates = given.gradients(want_student);
   if (want_student) {
     const WeighArgs weigh = {layers.view(given.set().dtype, nullptr, 0),
@@ -46,9 +46,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_cpu(
   parallel_each(
       totals.groups(), kernels().layer_pair->moment_scratch(args),
       [&](void* scratch, int64_t group) { kernels().layer_pair->moment(args, scratch, group); });
-  Tensor cross = empty({layers.total(), width}, ScalarType::Double);
-  Tensor second = empty({width, width}, ScalarType::Double);
-  Tensor sum = empty({width}, ScalarType::Double);
+  Tensor cross = empty_output({layers.total(), width}, ScalarType::Double);
+  Tensor second = empty_output({width, width}, ScalarType::Double);
+  Tensor sum = empty_output({width}, ScalarType::Double);
   for (const Tensor& out : {cross, second, sum}) {
     totals.collect(out, width, ld);
   }
@@ -62,9 +62,9 @@ struct Attention {
   Tensor gamma;  // [S] column sums
 
   Attention(const Tensor& attention, int64_t num_teacher, int64_t num_student, ScalarType dtype)
-      : negated(empty({num_teacher, num_student}, ScalarType::Double)),
-        rho(empty({num_teacher}, ScalarType::Double)),
-        gamma(empty({num_student}, ScalarType::Double)) {
+      : negated(empty_output({num_teacher, num_student}, ScalarType::Double)),
+        rho(empty_output({num_teacher}, ScalarType::Double)),
+        gamma(empty_output({num_student}, ScalarType::Double)) {
     const Tensor whole =
         check_shape("attention", attention, {num_teacher, num_student}, ScalarType::Double);
     double* out = static_cast<double*>(negated.data_ptr());
@@ -107,11 +107,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_pair_projection
   const Tensor u_padded = pad_columns("u", u, layers.count(), r, dtype);
   const Tensor w_padded = pad_columns("w", w, student.count(), r, dtype);
   const Attention a(attention, layers.count(), student.count(), dtype);
-  Tensor squares = empty({pairs}, ScalarType::Double);
-  Tensor sums = empty({pairs, r}, ScalarType::Double);
-  Tensor cross = empty({layers.count(), student.count()}, ScalarType::Double);
-  Tensor dstudent_map = empty({want_student ? student.total() : 0, r}, ScalarType::Double);
-  Tensor dteacher_map = empty({want_teacher_map ? layers.total() : 0, r}, ScalarType::Double);
+  Tensor squares = empty_output({pairs}, ScalarType::Double);
+  Tensor sums = empty_output({pairs, r}, ScalarType::Double);
+  Tensor cross = empty_output({layers.count(), student.count()}, ScalarType::Double);
+  Tensor dstudent_map = empty_output({want_student ? student.total() : 0, r}, ScalarType::Double);
+  Tensor dteacher_map =
+      empty_output({want_teacher_map ? layers.total() : 0, r}, ScalarType::Double);
   Tensor dstates = given.gradients(want_student);
   const int64_t size =
       pairs * (1 + ld) + cross.numel() + (dstudent_map.size(0) + dteacher_map.size(0)) * ld;

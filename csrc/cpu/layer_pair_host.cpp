@@ -68,7 +68,7 @@ NodeTensors::NodeTensors(const Tensor& teacher, const Layers& layers,
 }
 
 Tensor NodeTensors::gradients(bool wanted) const {
-  Tensor dstates = empty({wanted ? num_nodes_ : 0, student_.total()}, dtype_);
+  Tensor dstates = empty_output({wanted ? num_nodes_ : 0, student_.total()}, dtype_);
   return wanted && nodes_.has_value() ? torch::stable::zero_(dstates) : dstates;
 }
 

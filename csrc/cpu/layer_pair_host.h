@@ -9,12 +9,9 @@
 
 #include "../check.h"
 #include "layer_pair.h"
+#include "memory.h"
 
 namespace abkd {
-
-inline Tensor empty(std::vector<int64_t> sizes, ScalarType dtype) {
-  return torch::stable::empty(sizes, dtype);
-}
 
 inline const double* doubles(const Tensor& tensor) {
   return static_cast<const double*>(tensor.data_ptr());
@@ -150,7 +147,7 @@ class GroupTotals {
       : groups_(
             count_groups(set.num_rows, size * static_cast<int64_t>(sizeof(double)), teacher_bytes)),
         size_(size),
-        totals_(empty({groups_, size}, ScalarType::Double)) {
+        totals_(empty_output({groups_, size}, ScalarType::Double)) {
     set.groups = groups_;
   }
 

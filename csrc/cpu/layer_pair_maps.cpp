@@ -18,7 +18,7 @@ Tensor layer_pair_rows_cpu(Tensor rows, Tensor maps, std::vector<int64_t> widths
   const Tensor right =
       check_shape("maps", maps, {layers.total(), maps.size(1)}, maps.scalar_type());
   const Dtype dtype = compute_dtype("maps", maps.scalar_type());
-  Tensor out = empty({rows.size(0), layers.count(), maps.size(1)}, ScalarType::Double);
+  Tensor out = empty_output({rows.size(0), layers.count(), maps.size(1)}, ScalarType::Double);
   const RowsArgs args = {layers.view(dtype, right.data_ptr(), maps.size(1)), doubles(left),
                          rows.size(0), static_cast<double*>(out.data_ptr())};
   parallel_each(
@@ -38,7 +38,7 @@ Tensor layer_pair_products_cpu(Tensor teacher_map, Tensor student_map,
   const Tensor n = check_shape("student_map", student_map, {width, r}, student_map.scalar_type());
   const Tensor n_t = torch::stable::contiguous(torch::stable::transpose(to_double(n), 0, 1));
   const Dtype dtype = compute_dtype("teacher_map", m.scalar_type());
-  Tensor products = empty({layers.total(), width}, ScalarType::Double);
+  Tensor products = empty_output({layers.total(), width}, ScalarType::Double);
   const ProductArgs args = {layers.view(dtype, m.data_ptr(), r), doubles(n_t), width,
                             static_cast<double*>(products.data_ptr())};
   parallel_each(
@@ -93,11 +93,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_maps_cpu(
   for (int64_t i = 0; i < attention.numel(); ++i) {
     rho[i / student.count()] += doubles(given[4])[i];
   }
-  Tensor square = empty({layers.count()}, kDouble);
-  Tensor inner = empty({layers.count(), student.count()}, kDouble);
-  Tensor dteacher_map = empty({want_teacher_map ? layers.total() : 0, r}, dtype);
-  Tensor parts = empty({want_student ? layers.count() : 0, width, r}, kDouble);
-  Tensor cross_map = empty({want_student ? width : 0, r}, kDouble);
+  Tensor square = empty_output({layers.count()}, kDouble);
+  Tensor inner = empty_output({layers.count(), student.count()}, kDouble);
+  Tensor dteacher_map = empty_output({want_teacher_map ? layers.total() : 0, r}, dtype);
+  Tensor parts = empty_output({want_student ? layers.count() : 0, width, r}, kDouble);
+  Tensor cross_map = empty_output({want_student ? width : 0, r}, kDouble);
   const MomentMapsArgs args = {layers.view(type, m.data_ptr(), r),
                                student.view(Dtype::kFloat64, n.data_ptr(), r),
                                width,

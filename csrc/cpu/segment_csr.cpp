@@ -5,7 +5,7 @@
 #include <limits>
 #include <tuple>
 
-#include "output.h"
+#include "memory.h"
 #include "sum_rows.h"
 
 namespace abkd {

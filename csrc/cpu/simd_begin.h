@@ -5,6 +5,8 @@
 // of the library compiled with AVX-512 could otherwise be the copy the linker keeps for everyone.
 #pragma once
 
+#include <math.h>
+
 #include <cstdint>
 #include <cstring>
 #if defined(__x86_64__)

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../check.h"
-#include "output.h"
+#include "memory.h"
 #include "sum_rows.h"
 
 namespace abkd {

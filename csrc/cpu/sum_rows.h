@@ -5,6 +5,7 @@
 #include <limits>
 #include <vector>
 
+#include "memory.h"
 #include "parallel.h"
 
 namespace abkd {
@@ -31,7 +32,7 @@ inline void sum_rows(const SpmmArgs& args, const CsrTensors& csr, ScalarType dty
     offset.push_back(offset.back() + shared.chunks(row));
   }
   const int64_t bytes = args.width * bytes_of(accumulation_dtype(dtype));
-  const Tensor scratch = torch::stable::empty({offset.back() * bytes}, ScalarType::Byte);
+  const Tensor scratch = empty_output({offset.back() * bytes}, ScalarType::Byte);
   char* const sums = static_cast<char*>(scratch.data_ptr());
   const auto rows = [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); };
   const auto chunks = [&](int64_t row, int64_t from, int64_t to) {

@@ -1,0 +1,102 @@
+"""Dense linear layer: torch's matrix products, in memory that is kept from step to step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from abkd_fast._checks import FLOATS, check_choice, check_tensor
+from abkd_fast.memory import empty_output
+from abkd_fast.reference.linear import linear as _differentiable
+
+ACTIVATIONS = ("none", "relu")
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none") -> Tensor:
+    r"""out = act(x W^T + b), as ``torch.nn.functional.linear``.
+
+    Differentiable to any order. The products are those of torch; on the CPU the result and the
+    gradients lie in kept memory (see :mod:`abkd_fast.memory`).
+
+    Args:
+        x: [N, in] float16/bfloat16/float32/float64, any strides.
+        weight: W [out, in], dtype of x, any strides.
+        bias: [out], dtype of x, or None.
+        act: ``"none"`` or ``"relu"``.
+
+    Returns:
+        [N, out], dtype of x.
+
+    Raises:
+        ValueError: shapes, dtypes or devices do not fit.
+    """
+    check_tensor("x", x, dim=2, dtypes=FLOATS)
+    check_tensor("weight", weight, dim=2, dtypes=(x.dtype,), device=x.device)
+    check_choice("act", act, ACTIVATIONS)
+    if weight.size(1) != x.size(1):
+        raise ValueError(f"weight must be [out, in={x.size(1)}], got {list(weight.shape)}")
+    if bias is not None:
+        check_tensor("bias", bias, dim=1, dtypes=(x.dtype,), device=x.device)
+        if bias.numel() != weight.size(0):
+            raise ValueError(f"bias must be [out={weight.size(0)}], got {list(bias.shape)}")
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+        return _differentiable(x, weight, bias, act)
+    return _Linear.apply(x, weight, bias, act == "relu")
+
+
+class _Linear(Function):
+    """Keeps x, W, and out where there is ReLU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        out = empty_output(x, x.size(0), weight.size(0))
+        if bias is None:
+            torch.mm(x, weight.t(), out=out)
+        else:
+            torch.addmm(bias, x, weight.t(), out=out)
+        if relu:
+            out.relu_()
+        ctx.save_for_backward(x, weight, bias, out if relu else None)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, dout: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, out = ctx.saved_tensors
+        want_x, want_weight, want_bias, _ = ctx.needs_input_grad
+        if torch.is_grad_enabled():
+            return _differentiable_backward(x, weight, bias, out, dout, ctx.needs_input_grad)
+        if out is not None:
+            masked = empty_output(dout, *dout.shape)
+            dout = torch.ops.aten.threshold_backward(dout, out, 0, grad_input=masked)
+        dx = dweight = None
+        if want_x:
+            dx = torch.mm(dout, weight, out=empty_output(dout, *x.shape))
+        if want_weight:
+            dweight = _weight_gradient(dout, x, weight)
+        return dx, dweight, dout.sum(0) if want_bias else None, None
+
+
+def _weight_gradient(dout: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """dout^T x, laid out as the weight is: autograd then keeps it, where it would copy another."""
+    if weight.is_contiguous():
+        return torch.mm(dout.t(), x, out=empty_output(dout, *weight.shape))
+    return torch.mm(x.t(), dout, out=empty_output(dout, *weight.t().shape)).t()
+
+
+def _differentiable_backward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    out: Tensor | None,
+    dout: Tensor,
+    wanted: tuple[bool, ...],
+) -> tuple[Tensor | None, ...]:
+    """Gradients that can be differentiated again."""
+    result = _differentiable(x, weight, bias, "none" if out is None else "relu")
+    given = (x, weight, bias)
+    inputs = [t for t, want in zip(given, wanted, strict=False) if want and t is not None]
+    gradients = iter(torch.autograd.grad(result, inputs, dout, create_graph=True))
+    return *(next(gradients) if want else None for want in wanted[:3]), None

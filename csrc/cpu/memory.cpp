@@ -1,0 +1,207 @@
+#include "memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+
+#if defined(__unix__) || defined(__APPLE__)
+#include <sys/mman.h>
+#include <unistd.h>
+#endif
+
+#if defined(__SANITIZE_ADDRESS__)
+#define ABKD_KEEP_MEMORY 0  // a sanitizer wants to see every block come and go
+#else
+#define ABKD_KEEP_MEMORY 1
+#endif
+
+// In libtorch since 2.11; null before.
+extern "C" __attribute__((weak)) AOTITorchError torch_from_blob(
+    void* data, int64_t ndim, const int64_t* sizes, const int64_t* strides, int64_t storage_offset,
+    int32_t dtype, int32_t device_type, int32_t device_index, AtenTensorHandle* result,
+    int32_t layout, const uint8_t* opaque_metadata, int64_t opaque_metadata_size,
+    void (*deleter)(void* data, void* context), void* context);
+
+namespace abkd {
+namespace {
+
+constexpr int64_t kHugePage = 1 << 21;
+
+// The next size of eight between powers of two, so that nearly equal sizes share their blocks.
+int64_t rounded(int64_t bytes) {
+  int64_t step = 64;
+  while (step * 16 < bytes) {
+    step *= 2;
+  }
+  return (bytes + step - 1) / step * step;
+}
+
+int64_t physical_memory() {
+#if defined(_SC_PHYS_PAGES)
+  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+#else
+  return int64_t{1} << 33;
+#endif
+}
+
+class Pool {
+ public:
+  void* take(int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<void*>& blocks = free_[bytes];
+    if (!blocks.empty()) {
+      void* block = blocks.back();
+      blocks.pop_back();
+      kept_ -= bytes;
+      return block;
+    }
+    void* block = from_system(bytes);
+    if (block == nullptr) {
+      release();
+      block = from_system(bytes);
+    }
+    STD_TORCH_CHECK(block != nullptr, "out of memory: a result needs ", bytes, " bytes");
+    reserved_ += bytes;
+    return block;
+  }
+
+  void give(void* block, int64_t bytes) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (kept_ + bytes > limit_) {
+      std::free(block);
+      reserved_ -= bytes;
+      return;
+    }
+    free_[bytes].push_back(block);
+    kept_ += bytes;
+  }
+
+  void empty() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    release();
+  }
+
+  int64_t reserved() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return reserved_;
+  }
+
+ private:
+  static void* from_system(int64_t bytes) {
+    const bool huge = bytes >= 2 * kHugePage;
+    const int64_t alignment = huge ? kHugePage : 64;
+    void* block = std::aligned_alloc(alignment, (bytes + alignment - 1) / alignment * alignment);
+#if defined(MADV_HUGEPAGE)
+    if (huge && block != nullptr) {
+      madvise(block, bytes, MADV_HUGEPAGE);
+    }
+#endif
+    return block;
+  }
+
+  void release() {
+    for (auto& [bytes, blocks] : free_) {
+      std::for_each(blocks.begin(), blocks.end(), [](void* block) { std::free(block); });
+      reserved_ -= bytes * static_cast<int64_t>(blocks.size());
+    }
+    free_.clear();
+    kept_ = 0;
+  }
+
+  std::mutex mutex_;
+  std::map<int64_t, std::vector<void*>> free_;
+  int64_t kept_ = 0;
+  int64_t reserved_ = 0;
+  const int64_t limit_ = physical_memory() / 4;
+};
+
+// Never destroyed: results may outlive everything else in the process.
+Pool& pool() {
+  static Pool* const only = new Pool;
+  return *only;
+}
+
+Tensor wrap(void* block, int64_t bytes, const std::vector<int64_t>& sizes, ScalarType dtype) {
+  using torch::stable::detail::from;
+  using torch::stable::detail::to;
+  std::vector<int64_t> strides(sizes.size(), 1);
+  for (size_t dim = sizes.size(); dim-- > 1;) {
+    strides[dim - 1] = strides[dim] * sizes[dim];
+  }
+  const auto give = [](void* data, void* context) {
+    pool().give(data, reinterpret_cast<intptr_t>(context));
+  };
+  AtenTensorHandle handle;
+  TORCH_ERROR_CODE_CHECK(torch_from_blob(
+      block, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0,
+      to<int32_t>(from(dtype)), aoti_torch_device_type_cpu(), -1, &handle,
+      aoti_torch_layout_strided(), nullptr, 0, give, reinterpret_cast<void*>(bytes)));
+  return Tensor(handle);
+}
+
+}  // namespace
+
+Tensor empty_output(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  int64_t bytes = bytes_of(dtype);
+  for (const int64_t size : sizes) {
+    bytes *= size;
+  }
+  if (!ABKD_KEEP_MEMORY || torch_from_blob == nullptr || bytes == 0) {
+    return torch::stable::empty(sizes, dtype);
+  }
+  bytes = rounded(bytes);
+  return wrap(pool().take(bytes), bytes, sizes, dtype);
+}
+
+int64_t memory_reserved() { return pool().reserved(); }
+
+void empty_cache() { pool().empty(); }
+
+namespace {
+
+template <typename Bits>
+void transpose(const Tensor& x, const Tensor& out) {
+  const Bits* from = static_cast<const Bits*>(x.data_ptr());
+  Bits* to = static_cast<Bits*>(out.data_ptr());
+  const int64_t rows = x.size(0), width = x.size(1);
+  constexpr int64_t kTile = 16;  // rows of both sides stay in cache
+  for (int64_t first = 0; first < rows; first += kTile) {
+    const int64_t stop = std::min(first + kTile, rows);
+    for (int64_t j = 0; j < width; ++j) {
+      for (int64_t i = first; i < stop; ++i) {
+        to[j * rows + i] = from[i * width + j];
+      }
+    }
+  }
+}
+
+Tensor transposed_cpu(Tensor x) {
+  check_matrix("x", x, x.scalar_type());
+  feature_dtype("x", x);  // one of the four
+  const Tensor input = as_contiguous(x);
+  const Tensor out = empty_output({x.size(1), x.size(0)}, x.scalar_type());
+  switch (bytes_of(x.scalar_type())) {
+    case 8:
+      transpose<uint64_t>(input, out);
+      break;
+    case 4:
+      transpose<uint32_t>(input, out);
+      break;
+    default:
+      transpose<uint16_t>(input, out);
+  }
+  return out;
+}
+
+Tensor empty_output_cpu(Tensor like, std::vector<int64_t> size) {
+  return empty_output(size, like.scalar_type());
+}
+
+}  // namespace
+}  // namespace abkd
+
+STABLE_TORCH_LIBRARY_IMPL(abkd_fast, CPU, m) {
+  m.impl("empty_output", TORCH_BOX(&abkd::empty_output_cpu));
+  m.impl("transposed", TORCH_BOX(&abkd::transposed_cpu));
+}
