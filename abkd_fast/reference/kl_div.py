@@ -32,6 +32,6 @@ def op_kl_div_backward(
     else:
         q = target.exp()
     gradient = p * q.sum(1, keepdim=True) - q
-    count = logits.size(0) if mask is None else mask.sum()
+    count = logits.size(0) if mask is None else mask.sum().to(p.dtype)
     gradient = gradient * (dloss / (temperature * count))
     return gradient if mask is None else torch.where(mask[:, None], gradient, 0.0)
