@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results"
 RUNS = Path("runs/study")
 TEACHERS = {"cora": "gcnii-64x64", "pubmed": "gcnii-64x64", "citeseer": "gcnii-32x256"}
+NAMES = {"cora": "Cora", "pubmed": "PubMed", "citeseer": "Citeseer"}
 OBJECTIVES = {
     "none": ("none", None),
     "KD": ("kd", None),
@@ -236,13 +237,13 @@ def _students(report: dict[str, Any]) -> list[str]:
     taught = next(cell["final"]["teacher"] for cell in cells if cell["final"]["teacher"])
     lines = [
         "",
-        f"## {report['dataset'].capitalize()}: {taught['model']} to {first['student']['model']}",
+        f"## {NAMES[report['dataset']]}: {taught['model']} to {first['student']['model']}",
         "",
         f"{taught['parameters']:,} to {first['student']['parameters']:,} parameters. Teacher: the "
         "best of its seeds on validation,",
         f"{taught['test']['mean']:.1f} % on test. Each objective was tuned with the same budget, "
-        f"{len(cells[0]['trials'])} trials of {report['trial_seeds']}",
-        f"seeds; the trial that was best on validation ran {first['student']['test']['n']} seeds.",
+        f"{len(cells[0]['trials'])} trials (seeds of a trial: {report['trial_seeds']}); the trial",
+        f"that was best on validation ran {first['student']['test']['n']} seeds.",
         "",
         "| objective | test | validation | n | trial |",
         "| --- | --- | --- | --- | --- |",
