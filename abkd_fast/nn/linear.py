@@ -31,10 +31,15 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor | CSRGraph) -> Tensor:
         """Return [N, out_features]."""
-        if isinstance(x, CSRGraph):
-            return attach_column_sums(*ops.conv(x, self.weight.t(), None, self.bias, act=self.act))
-        out = super().forward(x)
-        return out.relu() if self.act == "relu" else out
+        return linear(x, self.weight, self.bias, self.act)
+
+
+def linear(x: Tensor | CSRGraph, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    """act(x weight^T + bias), x dense or sparse; see :class:`Linear`."""
+    if isinstance(x, CSRGraph):
+        return attach_column_sums(*ops.conv(x, weight.t(), None, bias, act=act))
+    out = nn.functional.linear(x, weight, bias)
+    return out.relu() if act == "relu" else out
 
 
 def dropout(
