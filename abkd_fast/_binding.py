@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _KNOWN: dict[str, Callable[[GraphData], Any]] = {
     "x": lambda data: data.dense_x,
+    "aggregated_x": lambda data: data.aggregated_x,
     "graph": lambda data: data.graph,
     "edge_index": lambda data: data.edge_index,
     "edge_weight": lambda data: data.adj_t.values(),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import operator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +15,23 @@ from torch import Tensor
 from abkd_fast._checks import accumulation_dtype
 
 _INT32_MAX = 2**31 - 1
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def outside_inference(method: _Method) -> _Method:
+    """Let ``method`` make normal tensors under ``torch.inference_mode`` too.
+
+    What it computes is kept, and inference tensors could not take part in training later.
+    """
+
+    @functools.wraps(method)
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling() or not torch.is_inference_mode_enabled():
+            return method(*args)
+        with torch.inference_mode(False), torch.no_grad():
+            return method(*args)
+
+    return call  # type: ignore[return-value]
 
 
 class Structure:
@@ -35,6 +54,7 @@ class Structure:
         rows = torch.arange(self.num_dst, device=self.col.device)
         return rows.repeat_interleave(degree.long(), output_size=self.col.numel())
 
+    @outside_inference
     def transpose(self) -> tuple[Structure, Tensor]:
         """Return the transposed structure and, per transposed edge, its index in this one."""
         if self._transpose is None:

@@ -25,6 +25,7 @@ from abkd_fast._csr import (
     check_range,
     index_dtype,
     lexsort,
+    outside_inference,
     pointers,
 )
 from abkd_fast.memory import pick
@@ -175,6 +176,7 @@ class CSRGraph(CSRParts):
 
     # -- derived graphs -------------------------------------------------------------------
 
+    @outside_inference
     def t(self) -> CSRGraph:
         """The transpose; ``g.t().t() is g``. Computed once, unless weights require grad."""
         origin = None if self._transpose_of is None else self._transpose_of()
@@ -215,6 +217,7 @@ class CSRGraph(CSRParts):
         edge_index = torch.stack([torch.cat([col[keep], loops]), torch.cat([row[keep], loops])])
         return CSRGraph.from_edge_index(edge_index, self.num_dst, value)
 
+    @outside_inference
     def gcn_norm(self) -> CSRGraph:
         """Symmetric normalisation D^-1/2 (A + I) D^-1/2, as in PyG; computed once as t().
 
@@ -231,6 +234,7 @@ class CSRGraph(CSRParts):
             value = (value * looped.value).to(looped.value.dtype)
         return self._keep("gcn_norm", looped.with_value(value))
 
+    @outside_inference
     def row_norm(self) -> CSRGraph:
         """Divide every row by its sum, D^-1 A; rows that sum to 0 become 0. Kept as t()."""
         if "row_norm" in self._derived:

@@ -91,7 +91,9 @@ def test_a_smaller_instruction_set_on_request(isa):
         pytest.param({"ABKD_ISA": "baseline"}, id="baseline", marks=needs_extension),
     ],
 )
-@pytest.mark.parametrize("op", ["spmm", "conv", "dropout", "layer_pair", "segment_csr", "kl_div", "linear"])
+@pytest.mark.parametrize(
+    "op", ["spmm", "conv", "dropout", "layer_pair", "segment_csr", "kl_div", "linear"]
+)
 def test_ops_on_the_other_back_ends(op, environment):
     command = [str(Path(sys.executable).with_name("pytest")), "-q", "-p", "no:cacheprovider"]
     files = sorted(str(path) for path in (ROOT / "tests").glob(f"test_{op}*.py"))

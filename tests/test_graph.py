@@ -132,6 +132,18 @@ def test_transpose(name, dtype):
         assert rowptr[-1] == graph.num_edges
 
 
+def test_what_inference_mode_derives_can_be_trained_on():
+    graph = random_graph(5, dtype=torch.float32)
+    with torch.inference_mode():
+        derived = [getattr(graph, method)() for method in ("t", "gcn_norm", "row_norm")]
+        derived += [graph.gcn_norm().t(), random_graph(5).t()]
+    for kept in derived:
+        tensors = (kept.rowptr, kept.col, *kept.transposed())
+        assert not any(tensor.is_inference() for tensor in tensors)
+        assert kept.value is None or not kept.value.is_inference()
+    assert graph.gcn_norm() is derived[1]
+
+
 def test_derived_graphs_are_kept_unless_weights_train():
     graph = random_graph(5, dtype=torch.float32)
     assert graph.gcn_norm() is graph.gcn_norm() and graph.row_norm() is graph.row_norm()

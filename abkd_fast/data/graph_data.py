@@ -13,6 +13,7 @@ from torch import Tensor
 from abkd_fast._binding import bind_arguments
 from abkd_fast._checks import FLOATS, check_finite, check_tensor
 from abkd_fast._csr import tensor_bytes
+from abkd_fast._first_hop import aggregate_features
 from abkd_fast.graph import CSRGraph
 
 _SPLITS = ("train", "val", "test")
@@ -23,7 +24,7 @@ class GraphData:
     """A node-classification data set: one graph, N nodes, fixed train/val/test masks.
 
     Everything is checked on construction, and what follows from the parts (edge_index, adj_t,
-    the fingerprint) is computed once and kept: treat the tensors as frozen, and use
+    aggregated_x, the fingerprint) is computed once and kept: treat the tensors as frozen, and use
     :func:`dataclasses.replace` to change a part.
 
     Args:
@@ -140,12 +141,23 @@ class GraphData:
         """[N, F] features as one dense tensor; sparse ones are expanded once and kept."""
         return self.x.to_dense() if isinstance(self.x, CSRGraph) else self.x
 
+    @cached_property
+    def aggregated_x(self) -> Tensor | CSRGraph | None:
+        """A_hat x in the form of x; None where it would not pay or x is not fixed.
+
+        The first layer of a :class:`abkd_fast.nn.GCN` needs it in every forward pass that drops
+        nothing. Dense features of up to 1 GiB are aggregated, and held twice from then on; sparse
+        ones where A_hat x has at most as many entries as x and A_hat together.
+        """
+        return aggregate_features(self.graph.gcn_norm(), self.x)
+
     def arguments(self, model: torch.nn.Module) -> tuple[Any, ...]:
         """The arguments of ``model.forward``, found by the names of its parameters.
 
         ``x`` gets the features (sparse ones as stored if the model also takes ``graph`` or is one
         of ours, else dense), ``graph`` the CSRGraph, ``edge_index`` [2, E], ``edge_weight`` [E],
-        ``adj_t`` or ``adj`` a torch sparse CSR tensor. Other parameters keep their defaults.
+        ``adj_t`` or ``adj`` a torch sparse CSR tensor, ``aggregated_x`` the property of that name.
+        Other parameters keep their defaults.
 
         Raises:
             ValueError: a parameter without default has none of these names.

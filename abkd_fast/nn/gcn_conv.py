@@ -9,7 +9,7 @@ from abkd_fast import ops
 from abkd_fast.column_sums import attach_column_sums
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
-from abkd_fast.nn.linear import Linear, dropout
+from abkd_fast.nn.linear import Linear, dropout, linear
 
 
 class GCNConv(nn.Module):
@@ -54,11 +54,16 @@ class GCNConv(nn.Module):
         p: float = 0.0,
         seed: Tensor | None = None,
         layer: int = 0,
+        aggregated_x: Tensor | CSRGraph | None = None,
     ) -> Tensor:
         """X [N, in_channels] dense or sparse; returns [N, out_channels].
 
         ``p``, ``seed`` and ``layer`` drop elements of X (see :func:`abkd_fast.ops.dropout`).
+        ``aggregated_x`` [N, in_channels] is A_hat X where the caller knows it, dense or sparse:
+        (A_hat X) W^T is computed from it where p is 0.
         """
+        if aggregated_x is not None and p == 0.0:
+            return self._transform(aggregated_x, graph)
         graph = graph.gcn_norm() if self.normalize else graph
         if isinstance(x, Tensor):
             weight = transposed(self.lin.weight)
@@ -69,6 +74,13 @@ class GCNConv(nn.Module):
             transformed = self.lin(dropout(x, p, p > 0.0, seed, layer))
             out, sums = ops.conv(graph, transformed, None, self.bias, act=self.act)
         return attach_column_sums(out, sums)
+
+    def _transform(self, aggregated_x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
+        """What follows the aggregation."""
+        rows = aggregated_x.shape[0]
+        if rows != graph.num_dst:
+            raise ValueError(f"aggregated_x must have N={graph.num_dst} rows, got {rows}")
+        return linear(aggregated_x, self.lin.weight, self.bias, self.act)
 
     def extra_repr(self) -> str:
         """Widths and activation."""

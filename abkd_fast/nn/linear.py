@@ -32,11 +32,14 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor | CSRGraph) -> Tensor:
         """Return [N, out_features]."""
-        if isinstance(x, CSRGraph):
-            return attach_column_sums(
-                *ops.conv(x, transposed(self.weight), None, self.bias, act=self.act)
-            )
-        return ops.linear(x, self.weight, self.bias, self.act)
+        return linear(x, self.weight, self.bias, self.act)
+
+
+def linear(x: Tensor | CSRGraph, weight: Tensor, bias: Tensor | None, act: str) -> Tensor:
+    """act(x weight^T + bias), x dense or sparse; see :class:`Linear`."""
+    if isinstance(x, CSRGraph):
+        return attach_column_sums(*ops.conv(x, transposed(weight), None, bias, act=act))
+    return ops.linear(x, weight, bias, act)
 
 
 def dropout(

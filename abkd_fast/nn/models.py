@@ -70,12 +70,22 @@ class GCN(_Stack):
     def _layer(in_channels: int, out_channels: int, act: str) -> nn.Module:
         return GCNConv(in_channels, out_channels, act=act)
 
-    def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
-        """X [N, in_channels] dense or sparse."""
+    def forward(
+        self,
+        x: Tensor | CSRGraph,
+        graph: CSRGraph,
+        aggregated_x: Tensor | CSRGraph | None = None,
+    ) -> Tensor:
+        """X [N, in_channels] dense or sparse; ``aggregated_x``: A_hat X where it is known.
+
+        It saves the first layer's aggregation where nothing is dropped, and changes nothing else.
+        """
         p, seed = self._draw()
-        for layer, conv in enumerate(self.convs[:-1]):
-            x = conv(x, graph, p, seed, layer)
-        return self.convs[-1](x, graph, p, seed, len(self.convs) - 1)
+        first, *rest = self.convs
+        h = first(x, graph, p, seed, 0, aggregated_x)
+        for layer, conv in enumerate(rest, start=1):
+            h = conv(h, graph, p, seed, layer)
+        return h
 
 
 class GCNII(_Model):

@@ -1,0 +1,72 @@
+"""A_hat X of fixed features, where it makes the first layer of a GCN cheaper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from abkd_fast import ops
+from abkd_fast._csr import outside_inference
+from abkd_fast.graph import CSRGraph
+
+if TYPE_CHECKING:
+    import scipy.sparse
+
+# A dense product is as large as the features; beyond so many bytes, holding them twice costs more
+# than the aggregation that it saves.
+MAX_BYTES = 1 << 30
+
+
+@outside_inference
+def aggregate_features(graph: CSRGraph, x: Tensor | CSRGraph) -> Tensor | CSRGraph | None:
+    """A X in the form and dtype of x, or None where A (X W) is cheaper or X is not fixed.
+
+    With h output features, A (X W) takes nnz(X) h + E h multiplications and (A X) W takes
+    nnz(A X) h, forward and backward alike. A dense A X has as many entries as X and always pays,
+    up to ``MAX_BYTES``. A sparse one has more: neighbours share few words, so bags of words do
+    not pay (Cora 2.9 times the cost, PubMed 2.4), but one-hot features do. The product is
+    given up as soon as it is too large, and takes memory of the order of X and the graph.
+
+    Args:
+        graph: A [N, N], with weights that may require grad.
+        x: [N, F] features, dense or sparse.
+    """
+    value = x.value if isinstance(x, CSRGraph) else x
+    if any(t is not None and t.requires_grad for t in (value, graph.value)):
+        return None
+    if isinstance(x, CSRGraph):
+        return _sparse_product(graph, x, x.num_edges + graph.num_edges)
+    return ops.spmm(graph, x) if x.nbytes <= MAX_BYTES else None
+
+
+def _sparse_product(graph: CSRGraph, x: CSRGraph, budget: int) -> CSRGraph | None:
+    """A X with at most ``budget`` entries, or None."""
+    import scipy.sparse
+
+    left, right = graph.to_scipy(), x.to_scipy()
+    blocks = []
+    for first, stop in _row_blocks(left, right, budget):
+        block = left[first:stop] @ right
+        budget -= block.nnz
+        if budget < 0:
+            return None
+        block.sort_indices()
+        blocks.append(block)
+    product = CSRGraph.from_scipy(scipy.sparse.vstack(blocks, format="csr"))
+    dtype = None if x.value is None else x.value.dtype
+    return product.to(x.device, dtype)
+
+
+def _row_blocks(
+    left: scipy.sparse.csr_array, right: scipy.sparse.csr_array, work: int
+) -> Iterator[tuple[int, int]]:
+    """Ranges of rows of ``left @ right`` of about ``work`` products each: they bound the memory."""
+    import numpy as np
+
+    products = np.diff(right.indptr)[left.indices].cumsum(dtype=np.int64)
+    before = np.concatenate([[0], products])[left.indptr[:-1]]
+    changes = np.flatnonzero(np.diff(before // max(work, 1))) + 1
+    return pairwise([0, *changes.tolist(), left.shape[0]])
