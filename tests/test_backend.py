@@ -13,6 +13,7 @@ import torch
 import abkd_fast.ops  # noqa: F401  (registers the ops)
 from abkd_fast import _backend
 from abkd_fast._backend import SCHEMAS, backend_of
+from abkd_fast.ops import OPS
 
 ROOT = Path(__file__).parent.parent
 BUILT = backend_of("spmm")[0] == "cpu"
@@ -91,9 +92,7 @@ def test_a_smaller_instruction_set_on_request(isa):
         pytest.param({"ABKD_ISA": "baseline"}, id="baseline", marks=needs_extension),
     ],
 )
-@pytest.mark.parametrize(
-    "op", ["spmm", "conv", "dropout", "layer_pair", "segment_csr", "kl_div", "linear"]
-)
+@pytest.mark.parametrize("op", OPS)
 def test_ops_on_the_other_back_ends(op, environment):
     command = [str(Path(sys.executable).with_name("pytest")), "-q", "-p", "no:cacheprovider"]
     files = sorted(str(path) for path in (ROOT / "tests").glob(f"test_{op}*.py"))
