@@ -119,6 +119,30 @@ def test_non_contiguous_features(reduce):
         assert torch.equal(spmm(graph, x, reduce), spmm(graph, x.clone().contiguous(), reduce))
 
 
+@pytest.mark.parametrize("reduce", ["sum", "mean"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_thousands_of_short_rows(dtype, reduce):
+    degrees = torch.randint(0, 9, (9_000,))  # taken by degree, in blocks; the last is not full
+    degrees[[0, 4_000, 8_999]] = torch.tensor([1_500, 40, 1_025])  # one chunk of a row, several
+    rowptr = torch.cat([torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)])
+    edges = int(rowptr[-1])
+    weight = torch.rand(edges, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    graph = CSRGraph.from_csr(rowptr, torch.randint(0, 700, (edges,)), weight, 700)
+    threads = torch.get_num_threads()
+    for width in (1, 3, 4, 8, 16, 23):
+        x = torch.randn(700, width).to(dtype)
+        results = []
+        try:
+            for count in (1, 2, 3, 1):
+                torch.set_num_threads(count)
+                results.append(spmm(graph, x, reduce))
+        finally:
+            torch.set_num_threads(threads)
+        exact = reference.spmm(graph.to(dtype=torch.float64), x.double(), reduce)
+        assert_no_worse(results[0], exact, reference.spmm(graph, x, reduce))
+        assert all(torch.equal(result, results[0]) for result in results)
+
+
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 @pytest.mark.parametrize("power_law", [False, True])
 def test_runs_and_thread_counts_agree_to_the_bit(reduce, power_law):

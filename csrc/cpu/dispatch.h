@@ -30,8 +30,9 @@ struct SpmmArgs {
   bool mean;     // sum only
   bool maximum;  // extremum only
   int64_t edges = 0;
-  int64_t ahead = 0;   // prefetch the sources of edges so far on; 0: none
-  bool pairs = false;  // sum only: rows are long enough for two edges at a time
+  int64_t ahead = 0;       // prefetch the sources of edges so far on; 0: none
+  bool pairs = false;      // sum only: rows are long enough for two edges at a time
+  bool by_degree = false;  // sum only: many short rows and x in cache
 };
 
 struct SddmmArgs {

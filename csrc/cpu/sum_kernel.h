@@ -11,6 +11,7 @@ constexpr int kTile = 16;  // of 32 registers
 constexpr int kTile = 8;
 #endif
 constexpr int kChunkTile = 4;
+constexpr int64_t kOrdered = 256;  // rows that are taken by degree at a time
 
 // Columns of a segment reduction: edge e reads row e. Its row pointers are int64.
 struct Arange {
@@ -175,32 +176,77 @@ __attribute__((noinline)) void long_row(const SpmmArgs& args, int64_t first, int
 
 // -- whole rows ----------------------------------------------------------------------------
 
-// Rows [begin, end), features [start, start + last + W): N vectors, the last of them at `last`.
+// Row i, features [start, start + last + W): N vectors, the last of them at `last`.
 template <typename T, typename I, int W, int N, bool WEIGHTED>
-void sum_tiles(const SpmmArgs& args, int64_t begin, int64_t end, int64_t start, int64_t last) {
+inline void sum_tile(const SpmmArgs& args, int64_t i, int64_t start, int64_t last) {
   using V = Vec<Acc<T>, W>;
   const Id<I>* rowptr = static_cast<const Id<I>*>(args.csr.rowptr);
-  T* out = static_cast<T*>(args.out) + start;
+  const int64_t first = rowptr[i];
+  const int64_t degree = rowptr[i + 1] - first;
+  T* row = static_cast<T*>(args.out) + i * args.width + start;
+  if (degree > kChunk) {
+    long_row<T, I, W, WEIGHTED>(args, first, first + degree, start, last + W, row);
+    return;
+  }
+  const Edges<T, I> edges = edges_of<T, I>(args, first, first + degree, start);
+  V acc[N] = {};
+  if (N == 1 && args.pairs && args.ahead == 0) {
+    acc[0] = pair_sum<T, I, W, WEIGHTED>(edges);
+  } else {
+    add_edges<T, I, W, N, WEIGHTED>(edges, last, acc);
+  }
+  const Acc<T> divisor = divisor_of<T>(args, degree);
+  for (int k = 0; k < N; ++k) {
+    const V v = divisor == 1 ? acc[k] : acc[k] / divisor;
+    Store<W>::to(row + (k + 1 < N ? k * W : last), v);
+  }
+}
+
+// order[0..count) = the rows of [begin, begin + count) by degree, as offsets from `begin`. Degrees
+// of kLongest and more count as one.
+template <typename Id>
+inline void order_rows(const Id* rowptr, int64_t begin, int64_t count, uint8_t* order) {
+  constexpr int kLongest = 16;
+  int32_t slot[kLongest + 2] = {};
+  uint8_t degrees[kOrdered];
+  for (int64_t r = 0; r < count; ++r) {
+    const int64_t degree = rowptr[begin + r + 1] - rowptr[begin + r];
+    degrees[r] = static_cast<uint8_t>(degree < kLongest ? degree : kLongest);
+    ++slot[degrees[r] + 1];
+  }
+  for (int d = 1; d <= kLongest; ++d) {
+    slot[d] += slot[d - 1];
+  }
+  for (int64_t r = 0; r < count; ++r) {
+    order[slot[degrees[r]]++] = static_cast<uint8_t>(r);
+  }
+}
+
+// Rows [begin, end), one vector each, in blocks that are taken by degree: where rows are short and
+// x is near, the mispredicted end of a row's loop costs as much as its sum.
+template <typename T, typename I, int W, bool WEIGHTED>
+__attribute__((noinline)) void sum_by_degree(const SpmmArgs& args, int64_t begin, int64_t end,
+                                             int64_t start) {
+  const Id<I>* rowptr = static_cast<const Id<I>*>(args.csr.rowptr);
+  uint8_t order[kOrdered];
+  for (int64_t i = begin; i < end; i += kOrdered) {
+    const int64_t count = end - i < kOrdered ? end - i : kOrdered;
+    order_rows(rowptr, i, count, order);
+    for (int64_t r = 0; r < count; ++r) {
+      sum_tile<T, I, W, 1, WEIGHTED>(args, i + order[r], start, 0);
+    }
+  }
+}
+
+// Rows [begin, end), N vectors each.
+template <typename T, typename I, int W, int N, bool WEIGHTED>
+void sum_tiles(const SpmmArgs& args, int64_t begin, int64_t end, int64_t start, int64_t last) {
+  if (N == 1 && args.by_degree) {
+    sum_by_degree<T, I, W, WEIGHTED>(args, begin, end, start);
+    return;
+  }
   for (int64_t i = begin; i < end; ++i) {
-    const int64_t first = rowptr[i];
-    const int64_t degree = rowptr[i + 1] - first;
-    T* row = out + i * args.width;
-    if (degree > kChunk) {
-      long_row<T, I, W, WEIGHTED>(args, first, first + degree, start, last + W, row);
-      continue;
-    }
-    const Edges<T, I> edges = edges_of<T, I>(args, first, first + degree, start);
-    V acc[N] = {};
-    if (N == 1 && args.pairs && args.ahead == 0) {
-      acc[0] = pair_sum<T, I, W, WEIGHTED>(edges);
-    } else {
-      add_edges<T, I, W, N, WEIGHTED>(edges, last, acc);
-    }
-    const Acc<T> divisor = divisor_of<T>(args, degree);
-    for (int k = 0; k < N; ++k) {
-      const V v = divisor == 1 ? acc[k] : acc[k] / divisor;
-      Store<W>::to(row + (k + 1 < N ? k * W : last), v);
-    }
+    sum_tile<T, I, W, N, WEIGHTED>(args, i, start, last);
   }
 }
 
