@@ -70,6 +70,11 @@ SCHEMAS = {
     "kl_div_backward": (
         "(Tensor dloss, Tensor logits, Tensor target, Tensor? mask, float temperature) -> Tensor"
     ),
+    "linear": "(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor",
+    "linear_backward": (
+        "(Tensor dout, Tensor? out, Tensor x, Tensor weight, bool want_x, bool want_weight)"
+        " -> (Tensor dx, Tensor dweight_t, Tensor dbias)"
+    ),
     "empty_output": "(Tensor like, SymInt[] size) -> Tensor",
     "transposed": "(Tensor x) -> Tensor",
     "segment_csr": "(Tensor src, Tensor indptr, bool mean) -> Tensor",

@@ -58,6 +58,10 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "kl_div_backward(Tensor dloss, Tensor logits, Tensor target, Tensor? mask,"
       " float temperature) -> Tensor");
+  m.def("linear(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor");
+  m.def(
+      "linear_backward(Tensor dout, Tensor? out, Tensor x, Tensor weight, bool want_x,"
+      " bool want_weight) -> (Tensor dx, Tensor dweight_t, Tensor dbias)");
   m.def("empty_output(Tensor like, SymInt[] size) -> Tensor");
   m.def("transposed(Tensor x) -> Tensor");
   m.def("segment_csr(Tensor src, Tensor indptr, bool mean) -> Tensor");

@@ -1,4 +1,4 @@
-"""Dense linear layer: torch's matrix products, in memory that is kept from step to step."""
+"""Dense linear layer, in memory that is kept from step to step."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, check_choice, check_tensor
-from abkd_fast.memory import empty_output
+from abkd_fast.memory import empty_output, transposed
 from abkd_fast.reference.linear import linear as _differentiable
+from abkd_fast.reference.linear import op_linear, op_linear_backward
 
 ACTIVATIONS = ("none", "relu")
+_SMALL_WEIGHT = 4096  # elements
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none") -> Tensor:
     r"""out = act(x W^T + b), as ``torch.nn.functional.linear``.
 
-    Differentiable to any order. The products are those of torch; on the CPU the result and the
-    gradients lie in kept memory (see :mod:`abkd_fast.memory`).
+    Differentiable to any order. Rows stream past a small weight in one pass, as in ``ops.conv``;
+    larger products are torch's. On the CPU the result and the gradients lie in kept memory (see
+    :mod:`abkd_fast.memory`).
 
     Args:
         x: [N, in] float16/bfloat16/float32/float64, any strides.
@@ -52,13 +56,10 @@ class _Linear(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        out = empty_output(x, x.size(0), weight.size(0))
-        if bias is None:
-            torch.mm(x, weight.t(), out=out)
+        if _stays_in_cache(x, weight):
+            out = torch.ops.abkd_fast.linear(x, weight, bias, relu)
         else:
-            torch.addmm(bias, x, weight.t(), out=out)
-        if relu:
-            out.relu_()
+            out = _product(x, weight, bias, relu)
         ctx.save_for_backward(x, weight, bias, out if relu else None)
         return out
 
@@ -68,6 +69,16 @@ class _Linear(Function):
         want_x, want_weight, want_bias, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             return _differentiable_backward(x, weight, bias, out, dout, ctx.needs_input_grad)
+        if _stays_in_cache(x, weight):
+            dx, dweight_t, dbias = torch.ops.abkd_fast.linear_backward(
+                dout, out, x, weight, want_x, want_weight
+            )
+            # Laid out as the weight is: autograd then keeps it, where it would copy another.
+            dweight = dweight_t.t() if want_weight else None
+            if want_weight and weight.is_contiguous():
+                dweight = transposed(dweight_t)
+            gradients = (dx, want_x), (dweight, want_weight), (dbias, want_bias)
+            return *(gradient if want else None for gradient, want in gradients), None
         if out is not None:
             masked = empty_output(dout, *dout.shape)
             dout = torch.ops.aten.threshold_backward(dout, out, 0, grad_input=masked)
@@ -77,6 +88,20 @@ class _Linear(Function):
         if want_weight:
             dweight = _weight_gradient(dout, x, weight)
         return dx, dweight, dout.sum(0) if want_bias else None, None
+
+
+def _stays_in_cache(x: Tensor, weight: Tensor) -> bool:
+    """Whether our kernels serve: rows stream past a weight that a first-level cache holds."""
+    return 0 < weight.numel() <= _SMALL_WEIGHT and x.dtype in (torch.float32, torch.float64)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    out = empty_output(x, x.size(0), weight.size(0))
+    if bias is None:
+        torch.mm(x, weight.t(), out=out)
+    else:
+        torch.addmm(bias, x, weight.t(), out=out)
+    return out.relu_() if relu else out
 
 
 def _weight_gradient(dout: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -100,3 +125,19 @@ def _differentiable_backward(
     inputs = [t for t, want in zip(given, wanted, strict=False) if want and t is not None]
     gradients = iter(torch.autograd.grad(result, inputs, dout, create_graph=True))
     return *(next(gradients) if want else None for want in wanted[:3]), None
+
+
+def _like_rows(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    return x.new_empty(x.size(0), weight.size(0))
+
+
+def _like_gradients(
+    dout: Tensor, out: Tensor | None, x: Tensor, weight: Tensor, want_x: bool, want_weight: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dx = x.new_empty(x.shape if want_x else (0,))
+    dweight_t = x.new_empty(weight.t().shape if want_weight else (0,))
+    return dx, dweight_t, x.new_empty(weight.size(0))
+
+
+register("linear", op_linear, _like_rows)
+register("linear_backward", op_linear_backward, _like_gradients)

@@ -54,6 +54,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const ForwardArgs& in, bool aggregate
   Tensor mixed = aggregate_first && in.keep_mixed ? matrix(rows, width, dtype) : nothing(dtype);
   ConvPass pass = {};
   pass.csr = in.csr.view();
+  pass.schedule = sum_schedule(in.csr, sources, aggregate_first ? width : width_out, dtype);
   pass.dtype = type;
   pass.value = data_or_null(in.value);
   pass.x = aggregate_first && mask == nullptr ? in.x.data_ptr() : features.data_ptr();

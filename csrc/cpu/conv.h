@@ -8,6 +8,7 @@
 #include "dropout.h"
 #include "memory.h"
 #include "parallel.h"
+#include "sum_rows.h"
 
 namespace abkd {
 

@@ -99,6 +99,7 @@ class Backward {
   ConvPass transposed(const void* x, int64_t width) const {
     ConvPass pass = {};
     pass.csr = in_.csr_t->view();
+    pass.schedule = sum_schedule(*in_.csr_t, rows_, width, dtype_);
     pass.dtype = feature_dtype("dout", in_.dout);
     pass.value = data_or_null(in_.value_t);
     pass.x = x;

@@ -4,103 +4,6 @@
 // over rows are added to the caller's partial sums, so results depend on the caller's ranges of
 // rows and not on the threads that run them.
 
-// Rows summed in the features' own dtype before they are added in double.
-constexpr int64_t kColumnRows = 48;
-
-// -- column strips -------------------------------------------------------------------------
-
-// N vectors of a block's columns: z = max(z + bias, lowest), sums += z over the rows.
-template <typename T, int W, int N>
-void finish_columns(T* z, int64_t rows, int64_t width, const T* bias, T lowest, double* sums) {
-  using V = Vec<T, W>;
-  V shift[N] = {};
-  V total[N] = {};
-  for (int k = 0; k < N && bias != nullptr; ++k) {
-    shift[k] = Load<W>::of(bias + k * W);
-  }
-  for (int64_t i = 0; i < rows; ++i, z += width) {
-    for (int k = 0; k < N; ++k) {
-      const V v = Load<W>::of(z + k * W) + shift[k];
-      const V kept = v < lowest ? V{} + lowest : v;  // NaN stays
-      Store<W>::to(z + k * W, kept);
-      total[k] += kept;
-    }
-  }
-  for (int k = 0; k < N; ++k) {
-    for (int lane = 0; lane < W; ++lane) {
-      sums[k * W + lane] += total[k][lane];
-    }
-  }
-}
-
-// dz = (dout + dsums) where out is positive (out may be null: everywhere), sums += dz.
-template <typename T>
-struct GradColumns {
-  const T* dout;
-  const T* dsums;  // one row, or null
-  const T* out;
-  T* dz;
-  int64_t width;
-};
-
-template <typename T, int W, int N>
-void grad_columns(const GradColumns<T>& at, int64_t rows, int64_t first, double* sums) {
-  using V = Vec<T, W>;
-  V shift[N] = {};
-  V total[N] = {};
-  for (int k = 0; k < N && at.dsums != nullptr; ++k) {
-    shift[k] = Load<W>::of(at.dsums + first + k * W);
-  }
-  for (int64_t i = 0; i < rows; ++i) {
-    const int64_t row = i * at.width + first;
-    for (int k = 0; k < N; ++k) {
-      V v = Load<W>::of(at.dout + row + k * W) + shift[k];
-      if (at.out != nullptr) {
-        v = Load<W>::of(at.out + row + k * W) <= 0 ? V{} : v;
-      }
-      Store<W>::to(at.dz + row + k * W, v);
-      total[k] += v;
-    }
-  }
-  for (int k = 0; k < N; ++k) {
-    for (int lane = 0; lane < W; ++lane) {
-      sums[first + k * W + lane] += total[k][lane];
-    }
-  }
-}
-
-// All columns: four vectors at a time, then one, then ever narrower ones.
-template <typename T, int W>
-struct Columns {
-  static void finish(T* z, int64_t rows, int64_t width, const T* bias, T lowest, double* sums,
-                     int64_t j) {
-    const auto shift = [&] { return bias == nullptr ? nullptr : bias + j; };
-    for (; W == kLanes<T> && j + 4 * W <= width; j += 4 * W) {
-      finish_columns<T, W, 4>(z + j, rows, width, shift(), lowest, sums + j);
-    }
-    for (; j + W <= width; j += W) {
-      finish_columns<T, W, 1>(z + j, rows, width, shift(), lowest, sums + j);
-    }
-    if constexpr (W > 1) {
-      Columns<T, W / 2>::finish(z, rows, width, bias, lowest, sums, j);
-    }
-  }
-
-  static void grad(const GradColumns<T>& at, int64_t rows, double* sums, int64_t j) {
-    for (; W == kLanes<T> && j + 4 * W <= at.width; j += 4 * W) {
-      grad_columns<T, W, 4>(at, rows, j, sums);
-    }
-    for (; j + W <= at.width; j += W) {
-      grad_columns<T, W, 1>(at, rows, j, sums);
-    }
-    if constexpr (W > 1) {
-      Columns<T, W / 2>::grad(at, rows, sums, j);
-    }
-  }
-};
-
-// -- blocks --------------------------------------------------------------------------------
-
 // s = scale * s + residual_scale * residual, elementwise; residual may be null.
 template <typename T>
 void mix(T* s, int64_t count, T scale, const T* residual, T residual_scale) {
@@ -125,7 +28,8 @@ void aggregate_block(const ConvPass& pass, int64_t begin, int64_t rows, T* s) {
   const int64_t index = pass.csr.wide ? sizeof(int64_t) : sizeof(int32_t);
   Csr csr = pass.csr;
   csr.rowptr = static_cast<const char*>(csr.rowptr) + begin * index;
-  const SpmmArgs args = {csr, pass.dtype, pass.value, pass.x, s, nullptr, pass.width, false, false};
+  const SpmmArgs args = {csr,     pass.dtype, pass.value, pass.x, s,
+                         nullptr, pass.width, false,      false,  pass.schedule};
   spmm(args, 0, rows);
   if (pass.scale != 1 || pass.residual != nullptr) {
     const T* residual = static_cast<const T*>(pass.residual);
@@ -147,6 +51,59 @@ const T* features_block(const void* x, int64_t width, const DropoutMask* mask, i
   return scratch;
 }
 
+// Bias, ReLU and column sums of rows that are products already.
+template <typename T>
+void finish_block(const ConvPass& pass, int64_t rows, T* out, double* sums) {
+  const T lowest = pass.relu ? 0 : -static_cast<T>(__builtin_inf());
+  const T* bias = static_cast<const T*>(pass.bias);
+  for (int64_t i = 0; i < rows; i += kColumnRows) {
+    const int64_t n = rows - i < kColumnRows ? rows - i : kColumnRows;
+    T* block = out + i * pass.width_out;
+    Columns<T, kLanes<T>>::finish(block, n, pass.width_out, bias, lowest, sums, 0);
+  }
+}
+
+// -- dense products ------------------------------------------------------------------------
+
+// c = a b: a [rows, k], b [k, n].
+template <typename T>
+void product(int64_t rows, int64_t n, int64_t k, const T* a, const T* b, T* c) {
+  const auto narrow = [&](auto lanes) {
+    const T lowest = -static_cast<T>(__builtin_inf());
+    narrow_product<T, lanes.value>(rows, n, k, a, b, nullptr, lowest, c, nullptr);
+  };
+  if (k > kNarrowDepth || !with_narrow<T>(n, narrow)) {
+    gemm<T>(rows, n, k, a, k, 1, b, n, c, n, false);
+  }
+}
+
+// out = act(a weight + bias), sums += out.
+template <typename T>
+void finished_product(const ConvPass& pass, int64_t rows, const T* a, T* out, double* sums) {
+  const int64_t n = pass.width_out;
+  const T lowest = pass.relu ? 0 : -static_cast<T>(__builtin_inf());
+  const T* weight = static_cast<const T*>(pass.weight);
+  const T* bias = static_cast<const T*>(pass.bias);
+  const auto narrow = [&](auto lanes) {
+    narrow_product<T, lanes.value>(rows, n, pass.width, a, weight, bias, lowest, out, sums);
+  };
+  if (pass.width > kNarrowDepth || !with_narrow<T>(n, narrow)) {
+    gemm<T>(rows, n, pass.width, a, pass.width, 1, weight, n, out, n, false);
+    finish_block<T>(pass, rows, out, sums);
+  }
+}
+
+// c [m, n] += a^T b: a [rows, m], b [rows, n].
+template <typename T>
+void add_outer(int64_t m, int64_t n, int64_t rows, const T* a, const T* b, T* c) {
+  const auto narrow = [&](auto lanes) { narrow_outer<T, lanes.value>(m, n, rows, a, b, c); };
+  if (!with_narrow<T>(n, narrow)) {
+    gemm<T>(m, n, rows, a, 1, m, b, n, c, n, true);
+  }
+}
+
+// -- rows ----------------------------------------------------------------------------------
+
 template <typename T>
 void conv_rows(const ConvPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
   const int64_t widest = pass.features_width > pass.width ? pass.features_width : pass.width;
@@ -165,31 +122,25 @@ void conv_rows(const ConvPass& pass, const ConvPartial& to, int64_t begin, int64
     if (pass.features != nullptr) {
       const int64_t width = pass.features_width;
       const T* x = features_block<T>(pass.features, width, pass.mask, start, rows, dropped);
-      gemm<T>(width, pass.width, rows, x, 1, width, s, pass.width, static_cast<T*>(to.dweight),
-              pass.width, true);
+      add_outer<T>(width, pass.width, rows, x, s, static_cast<T*>(to.dweight));
     }
     if (out == nullptr) {
       continue;
     }
-    if (weight != nullptr) {
-      gemm<T>(rows, pass.width_out, pass.width, s, pass.width, 1, weight, pass.width_out, out,
-              pass.width_out, false);
+    if (weight != nullptr && to.sums != nullptr) {
+      finished_product<T>(pass, rows, s, out, to.sums);
+    } else if (weight != nullptr) {
+      product<T>(rows, pass.width_out, pass.width, s, weight, out);
+    } else if (to.sums != nullptr) {
+      finish_block<T>(pass, rows, out, to.sums);
     }
-    if (to.sums != nullptr) {
-      const T lowest = pass.relu ? 0 : -static_cast<T>(__builtin_inf());
-      const T* bias = static_cast<const T*>(pass.bias);
-      for (int64_t i = 0; i < rows; i += kColumnRows) {
-        const int64_t n = rows - i < kColumnRows ? rows - i : kColumnRows;
-        Columns<T, kLanes<T>>::finish(out + i * pass.width_out, n, pass.width_out, bias, lowest,
-                                      to.sums, 0);
-      }
-    } else if (pass.mask != nullptr) {
+    if (to.sums == nullptr && pass.mask != nullptr) {
       drop_run<T>(*pass.mask, start * pass.width_out, rows * pass.width_out, out, out);
     }
   }
 }
 
-// out = drop(x) weight.
+// out = drop(x) weight, finished where sums are wanted.
 template <typename T>
 void transform_rows(const ConvPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
   const int64_t step = conv_block_rows(pass.width * sizeof(T));
@@ -197,9 +148,12 @@ void transform_rows(const ConvPass& pass, const ConvPartial& to, int64_t begin, 
     const int64_t rows = end - start < step ? end - start : step;
     const T* x =
         features_block<T>(pass.x, pass.width, pass.mask, start, rows, static_cast<T*>(to.scratch));
-    gemm<T>(rows, pass.width_out, pass.width, x, pass.width, 1, static_cast<const T*>(pass.weight),
-            pass.width_out, static_cast<T*>(pass.out) + start * pass.width_out, pass.width_out,
-            false);
+    T* out = static_cast<T*>(pass.out) + start * pass.width_out;
+    if (to.sums != nullptr) {
+      finished_product<T>(pass, rows, x, out, to.sums);
+    } else {
+      product<T>(rows, pass.width_out, pass.width, x, static_cast<const T*>(pass.weight), out);
+    }
   }
 }
 
@@ -221,16 +175,18 @@ void conv_grad_rows(const ConvGrad& grad, const ConvPartial& to, int64_t begin, 
       const int64_t n = rows - i < kColumnRows ? rows - i : kColumnRows;
       const GradColumns<T> at = {row(grad.dout, start + i), static_cast<const T*>(grad.dsums),
                                  row(grad.out, start + i), dz + i * width, width};
-      Columns<T, kLanes<T>>::grad(at, n, to.sums, 0);
+      const auto narrow = [&](auto lanes) { narrow_grad<T, lanes.value>(at, n, to.sums); };
+      if (!with_narrow<T>(width, narrow)) {
+        Columns<T, kLanes<T>>::grad(at, n, to.sums, 0);
+      }
     }
     if (grad.features != nullptr) {
       const T* s = static_cast<const T*>(grad.features) + start * grad.width;
-      gemm<T>(grad.width, width, rows, s, 1, grad.width, dz, width, static_cast<T*>(to.dweight),
-              width, true);
+      add_outer<T>(grad.width, width, rows, s, dz, static_cast<T*>(to.dweight));
     }
     if (grad.ds != nullptr) {
-      gemm<T>(rows, grad.width, width, dz, width, 1, static_cast<const T*>(grad.weight_t),
-              grad.width, static_cast<T*>(grad.ds) + start * grad.width, grad.width, false);
+      product<T>(rows, grad.width, width, dz, static_cast<const T*>(grad.weight_t),
+                 static_cast<T*>(grad.ds) + start * grad.width);
     }
   }
 }

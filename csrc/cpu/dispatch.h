@@ -18,6 +18,15 @@ struct Csr {
 // A row of more edges is summed in chunks of so many, whatever the number of threads.
 constexpr int64_t kChunk = 1024;
 
+// How sums over rows are taken. Chosen per graph and width; changes no product, and the order of
+// additions only with the graph.
+struct SumSchedule {
+  int64_t edges = 0;
+  int64_t ahead = 0;       // prefetch the sources of edges so far on; 0: none
+  bool pairs = false;      // rows are long enough for two edges at a time
+  bool by_degree = false;  // many short rows and x in cache
+};
+
 // `value` is in the accumulation dtype: float, or double for double features.
 struct SpmmArgs {
   Csr csr;
@@ -27,12 +36,9 @@ struct SpmmArgs {
   void* out;          // [num_dst, width]
   void* arg;          // [num_dst, width] edge ids or null, extremum only
   int64_t width;
-  bool mean;     // sum only
-  bool maximum;  // extremum only
-  int64_t edges = 0;
-  int64_t ahead = 0;       // prefetch the sources of edges so far on; 0: none
-  bool pairs = false;      // sum only: rows are long enough for two edges at a time
-  bool by_degree = false;  // sum only: many short rows and x in cache
+  bool mean;             // sum only
+  bool maximum;          // extremum only
+  SumSchedule schedule;  // sum only
 };
 
 struct SddmmArgs {
@@ -97,6 +103,7 @@ constexpr int64_t conv_block_rows(int64_t row_bytes) {
 // out = s weight, then bias, ReLU and column sums, or the dropout mask. float or double.
 struct ConvPass {
   Csr csr;
+  SumSchedule schedule;
   Dtype dtype;
   const void* value;
   const void* x;  // [num_src, width]

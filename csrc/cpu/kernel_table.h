@@ -8,6 +8,8 @@ namespace ABKD_ISA {
 #include "philox.h"
 #include "spmm_kernel.h"
 #include "layer_pair_kernel.h"
+#include "column_kernel.h"
+#include "narrow_kernel.h"
 #include "conv_kernel.h"
 #include "kl_div_kernel.h"
 // clang-format on

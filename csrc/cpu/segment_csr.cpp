@@ -18,8 +18,8 @@ SpmmArgs segment_args(const CsrTensors& csr, const Tensor& src, const Tensor& ou
   args.x = src.data_ptr();
   args.out = out.data_ptr();
   args.width = src.size(1);
-  args.edges = csr.edges();
-  args.pairs = csr.edges() >= 4 * csr.rows();
+  args.schedule.edges = csr.edges();
+  args.schedule.pairs = csr.edges() >= 4 * csr.rows();
   return args;
 }
 

@@ -34,24 +34,6 @@ Tensor check_features(const char* name, const Tensor& tensor, int64_t rows, Scal
   return as_contiguous(tensor);
 }
 
-// How many edges ahead to ask for a source's features. Below the size of a second-level cache the
-// processor finds them in time by itself.
-int64_t prefetch_distance(int64_t sources, int64_t width, ScalarType dtype) {
-  constexpr int64_t kCached = 8 << 20;  // bytes
-  constexpr int64_t kLines = 256;       // under way at a time
-  const int64_t row = width * bytes_of(dtype);
-  if (sources * row <= kCached) {
-    return 0;
-  }
-  return std::clamp<int64_t>(kLines * 64 / row, 16, 64);
-}
-
-// Of thousands of rows of a few edges no branch predictor remembers the lengths. Taken out of
-// order, longer rows lose more to the broken stream of columns than they gain.
-bool short_rows(const CsrTensors& csr) {
-  return csr.rows() >= (1 << 13) && csr.edges() < 8 * csr.rows();
-}
-
 Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x, bool mean) {
   const CsrTensors csr(rowptr, col);
   const ScalarType dtype = x.scalar_type();
@@ -59,8 +41,6 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
   const Tensor features = check_features("x", x, x.size(0), dtype);
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = x.size(1);
-  const int64_t ahead = prefetch_distance(x.size(0), width, dtype);
-  const bool by_degree = ahead == 0 && short_rows(csr);
   Tensor out = empty_output({csr.rows(), width}, dtype);
   const SpmmArgs args = {csr.view(),
                          type,
@@ -71,10 +51,7 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
                          width,
                          mean,
                          false,
-                         csr.edges(),
-                         ahead,
-                         csr.edges() >= 4 * csr.rows(),
-                         by_degree};
+                         sum_schedule(csr, x.size(0), width, dtype)};
   sum_rows(args, csr, dtype);
   return out;
 }

@@ -57,7 +57,7 @@ inline Edges<T, I> edges_of(const SpmmArgs& args, int64_t first, int64_t stop, i
   return {Index<I>::columns(args.csr, first),
           value == nullptr ? nullptr : value + first,
           stop - first,
-          stop + args.ahead <= args.edges ? args.ahead : 0,
+          stop + args.schedule.ahead <= args.schedule.edges ? args.schedule.ahead : 0,
           static_cast<const T*>(args.x) + start,
           args.width};
 }
@@ -190,7 +190,7 @@ inline void sum_tile(const SpmmArgs& args, int64_t i, int64_t start, int64_t las
   }
   const Edges<T, I> edges = edges_of<T, I>(args, first, first + degree, start);
   V acc[N] = {};
-  if (N == 1 && args.pairs && args.ahead == 0) {
+  if (N == 1 && args.schedule.pairs && args.schedule.ahead == 0) {
     acc[0] = pair_sum<T, I, W, WEIGHTED>(edges);
   } else {
     add_edges<T, I, W, N, WEIGHTED>(edges, last, acc);
@@ -241,7 +241,7 @@ __attribute__((noinline)) void sum_by_degree(const SpmmArgs& args, int64_t begin
 // Rows [begin, end), N vectors each.
 template <typename T, typename I, int W, int N, bool WEIGHTED>
 void sum_tiles(const SpmmArgs& args, int64_t begin, int64_t end, int64_t start, int64_t last) {
-  if (N == 1 && args.by_degree) {
+  if (N == 1 && args.schedule.by_degree) {
     sum_by_degree<T, I, W, WEIGHTED>(args, begin, end, start);
     return;
   }

@@ -19,6 +19,30 @@ inline void check_degrees(const CsrTensors& csr) {
   }
 }
 
+// How many edges ahead to ask for a source's features. Below the size of a second-level cache the
+// processor finds them in time by itself.
+inline int64_t prefetch_distance(int64_t sources, int64_t width, ScalarType dtype) {
+  constexpr int64_t kCached = 8 << 20;  // bytes
+  constexpr int64_t kLines = 256;       // under way at a time
+  const int64_t row = width * bytes_of(dtype);
+  if (sources * row <= kCached) {
+    return 0;
+  }
+  return std::clamp<int64_t>(kLines * 64 / row, 16, 64);
+}
+
+// Of thousands of rows of a few edges no branch predictor remembers the lengths. Taken out of
+// order, longer rows lose more to the broken stream of columns than they gain.
+inline bool short_rows(const CsrTensors& csr) {
+  return csr.rows() >= (1 << 13) && csr.edges() < 8 * csr.rows();
+}
+
+inline SumSchedule sum_schedule(const CsrTensors& csr, int64_t sources, int64_t width,
+                                ScalarType dtype) {
+  const int64_t ahead = prefetch_distance(sources, width, dtype);
+  return {csr.edges(), ahead, csr.edges() >= 4 * csr.rows(), ahead == 0 && short_rows(csr)};
+}
+
 // Fills all rows of args.out with sums or means, in several threads where it pays.
 inline void sum_rows(const SpmmArgs& args, const CsrTensors& csr, ScalarType dtype) {
   const int64_t parts = parts_for(csr.rows() + csr.edges(), args.width);
