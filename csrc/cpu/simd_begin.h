@@ -10,12 +10,19 @@
 #include <cstdint>
 #include <cstring>
 #if defined(__x86_64__)
+// GCC's own definitions of some intrinsics set a variable to itself.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #endif
 
 #if !defined(__GNUC__)
 #error "abkd_fast kernels use vector extensions: build with GCC >= 9 or Clang >= 12"
 #endif
+
+// Vectors wider than the instruction set's travel between functions of one file only.
+#pragma GCC diagnostic ignored "-Wpsabi"
 
 #define ABKD_PRAGMA(text) _Pragma(#text)
 #if defined(__clang__)
