@@ -21,16 +21,16 @@ on average) whose features take 8 MB or less. Elsewhere it breaks the streams of
 weights: on ogbn-arxiv at width 16 it took 1.7x the time.
 """.strip()
 GROWTH = """
-Two things grow faster than N on features that the user allocated. *Address translation*: with pages
-of 4 KB, every random row needs an entry that no longer fits the second-level TLB, and its page
-table leaves the caches too. User time of one thread, ns an edge, at 10^6, 3 10^6 and 10^7 nodes:
-5.2, 5.4, 6.6 in pages of 4 KB, 3.8, 3.7, 4.0 in pages of 2 MB (exponents 1.10 and 1.02). Outputs of
-our ops of 32 MB or more ask for 2 MB pages, so hidden states have them; for inputs,
-`THP_MEM_ALLOC_ENABLE=1` makes torch ask. *Caches*: at 10^6 nodes the features are but four times
-the last-level cache, which still serves some rows; sources from a window of 10^5 nodes take that
-away. Tried: prefetching 8 to 256 edges ahead. 64, what the kernel does, was the best or within 3 %
-at every size, in both kinds of pages (at 10^6 and 2 MB: 4.6 ns without, 3.0 with, 3.7 at 32);
-prefetching into the second-level cache only, or non-temporally, was slower.
+On features that the user allocated, two costs of a random row grow with N. The kernel's loop alone,
+CPU time of one thread of a shared machine, ns an edge at 10^6, 3 10^6 and 10^7 nodes: 4.7, 6.3, 9.1
+with x in pages of 4 KB; 3.3, 3.9, 4.1 in pages of 2 MB; 2.0, 2.1, 2.2 where the sources also lie in
+a window of 10^5 nodes, which caches hold (exponents 1.29, 1.09, 1.04). So most of it is *address
+translation*, and the rest *caches*: at 10^6 nodes x is but four times the last-level cache, which
+still serves some rows. Outputs of our ops of 32 MB or more ask for 2 MB pages, so hidden states
+have them; for inputs, `THP_MEM_ALLOC_ENABLE=1` makes torch ask. Tried: prefetching 8 to 256 edges
+ahead, into the first- or the second-level cache: 64 into the first, what the kernel does, is within
+7 % of the best at every size in 2 MB pages (at 10^6: 4.8 ns without, 4.0 at 32, 3.3 at 64, 3.1 at
+128, 3.3 at 256).
 """.strip()
 
 
