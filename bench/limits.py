@@ -10,10 +10,10 @@ REST = {
     "spmm": "Rows come from caches, up to the width where x leaves them. Below width 32, what each "
     "row costs beside its edges (its loop's end is mispredicted); beyond the last-level cache, "
     "the latency of random rows and of their address translation (see Growth).",
-    "conv": "PubMed, one thread, CPU time: at width 64, 6.1 ms, of which dropout 1.1; torch's three "
-    "products of these shapes alone take 4.8. At width 256, 52 ms, dropout 4, torch's products 80. "
-    "At width 4, 0.62 ms, of which the two products with the graph 0.24: the rest is the cost of "
-    "each row, not of its bytes.",
+    "conv": "PubMed, one thread, CPU time: at width 64, 6.1 ms, of which dropout 1.1; torch's "
+    "three products of these shapes alone take 4.8. At width 256, 52 ms, dropout 4, torch's "
+    "products 80. At width 4, 0.62 ms, of which the two products with the graph 0.24: the rest is "
+    "the cost of each row, not of its bytes.",
     "dropout": "Philox: some 20 integer operations an element, twice with the backward.",
     "segment_csr": "Gradients of 32 MB and more are new memory: half of the backward's time is the "
     "system's, zeroing it (ogbn-arxiv, one thread: 9 of 19 ms at width 16, 29 of 49 at 64).",
