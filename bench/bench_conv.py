@@ -14,9 +14,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import costs
 import torch
 import torch.nn.functional as F
-from harness import copy_bandwidth, gemm_rate, take_turns, write_json
+from harness import machine_limits, take_turns, write_json
 from peers.pyg import prepare
 from torch import Tensor
 from torch_geometric.nn import GCN2Conv
@@ -66,7 +67,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/conv-cpu.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = []
+    limits, rows = machine_limits(), []
     for name in options.datasets:
         graph = data.load(name, root=options.root).graph
         for width in options.widths:
@@ -89,9 +90,9 @@ def main() -> None:
             medians = {side: times[side]["median_ms"] for side in calls}
             cells = [f"{side} {ms:.3f} ms ({ms / ours:.2f}x)" for side, ms in medians.items()]
             print(f"{name} {width}: " + "  ".join(cells), flush=True)
-            rows.append({"dataset": name, "width": width, "sides": times})
-    limits = {"copy_gb_s": copy_bandwidth(), "gemm_gflop_s": gemm_rate()}
-    write_json(options.out, threads=options.threads, limits=limits, rows=rows)
+            cost = costs.conv(graph.num_dst, graph.gcn_norm().num_edges, width).row()
+            rows.append({"dataset": name, "width": width, "sides": times} | cost)
+    write_json(options.out, threads=options.threads, machine=limits, rows=rows)
 
 
 if __name__ == "__main__":

@@ -2,61 +2,72 @@
 
     python bench/bench_growth.py [--degree 8] [--width 32]
 
-Synthetic: every node has ``degree`` sources, drawn uniformly, the worst case for caches. Every
-size runs in a fresh process: memory is the peak resident set above the size of the imports, with
-graph, features and output; time is the median forward pass. Slopes are least-squares fits of
-log(cost) on log(N), the time's over the sizes whose features exceed the last-level cache.
+Synthetic graphs of equal degree. "uniform": sources drawn from all nodes, the worst case for
+caches and address translation. "local": sources drawn from a window of 10^5 nodes around the row,
+so that every size finds the same share of its sources in caches. Uniform graphs are timed twice, on
+features in pages of 4 KB and of 2 MB (torch's THP_MEM_ALLOC_ENABLE). Every kind is timed in a
+process of its own, its sizes in turns; memory is the peak resident set of one process a size, above
+that of the imports, with graph, features and output. Slopes are least-squares fits of log(cost) on
+log(N), the time's over the sizes whose features exceed the last-level cache.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import costs
 import numpy as np
 import torch
-from harness import child, copy_bandwidth, status_mb, write_json
-from rich.console import Console
-from rich.table import Table
+from harness import child, machine_limits, status_mb, take_turns, write_json
 
 from abkd_fast import CSRGraph
 from abkd_fast.ops import spmm
 
 SIZES = [10_000, 30_000, 100_000, 300_000, 1_000_000, 3_000_000, 10_000_000]
 BEYOND_CACHE = 1_000_000
+WINDOW = 100_000
+KINDS = {  # sources, environment
+    "uniform, 4 KB pages": ("uniform", {"THP_MEM_ALLOC_ENABLE": "0"}),
+    "uniform, 2 MB pages": ("uniform", {"THP_MEM_ALLOC_ENABLE": "1"}),
+    "local, 2 MB pages": ("local", {"THP_MEM_ALLOC_ENABLE": "1"}),
+}
+# Freed blocks go back to the system: the peak is what was live, not what glibc kept.
+NO_LEFTOVERS = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 
 
-def measure(num_nodes: int, degree: int, width: int) -> dict[str, Any]:
-    """Time and memory of one size, in this process."""
+def make_graph(num_nodes: int, degree: int, sources: str) -> CSRGraph:
+    random = np.random.default_rng(0)
+    window = min(WINDOW, num_nodes) if sources == "local" else num_nodes
+    col = random.integers(0, window, num_nodes * degree, dtype=np.int32)
+    if window < num_nodes:
+        first = np.clip(np.arange(num_nodes) - window // 2, 0, num_nodes - window)
+        col += first.repeat(degree).astype(np.int32)
+    rowptr = torch.arange(num_nodes + 1, dtype=torch.int32) * degree
+    return CSRGraph.from_csr(rowptr, torch.from_numpy(col))
+
+
+def time_sizes(sources: str, degree: int, width: int, rounds: int) -> dict[str, Any]:
+    """Times of all sizes, in turns."""
+    calls = {
+        str(size): partial(spmm, make_graph(size, degree, sources), torch.ones(size, width))
+        for size in SIZES
+    }
+    return take_turns(calls, rounds)
+
+
+def peak_mb(num_nodes: int, degree: int, width: int) -> float:
+    """Of one size, in this process."""
     spmm(CSRGraph.from_edge_index(torch.tensor([[0], [1]]), 2), torch.ones(2, width))
     Path("/proc/self/clear_refs").write_text("5")
     before = status_mb("VmRSS")
-    col = torch.from_numpy(
-        np.random.default_rng(0).integers(0, num_nodes, num_nodes * degree, dtype=np.int32)
-    )
-    rowptr = torch.arange(num_nodes + 1, dtype=torch.int32) * degree
-    graph = CSRGraph.from_csr(rowptr, col)
-    x = torch.ones(num_nodes, width)
-    samples = []
-    start = time.perf_counter()
-    while len(samples) < 5 or time.perf_counter() - start < 1:
-        begin = time.perf_counter()
-        out = spmm(graph, x)
-        samples.append(time.perf_counter() - begin)
-        del out
-    return {
-        "num_nodes": num_nodes,
-        "num_edges": num_nodes * degree,
-        "ms": 1e3 * statistics.median(samples),
-        "ns_per_edge": 1e9 * statistics.median(samples) / (num_nodes * degree),
-        "peak_mb": status_mb("VmHWM") - before,
-        # Graph, output, and one read of a feature row an edge.
-        "bytes": 4 * (num_nodes + num_nodes * degree + num_nodes * width * (1 + degree)),
-    }
+    graph, x = make_graph(num_nodes, degree, "uniform"), torch.ones(num_nodes, width)
+    for _ in range(5):
+        spmm(graph, x)
+    return status_mb("VmHWM") - before
 
 
 def slope(rows: list[dict[str, Any]], key: str) -> float:
@@ -65,39 +76,47 @@ def slope(rows: list[dict[str, Any]], key: str) -> float:
     return float(np.polyfit(n, cost, 1)[0])
 
 
+def measure(degree: int, width: int, rounds: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+    """Rows of all kinds and sizes, and the slopes."""
+    common = ["--degree", str(degree), "--width", str(width)]
+    memory = [child(__file__, [*common, "--memory", str(size)], NO_LEFTOVERS) for size in SIZES]
+    rows, slopes = [], {}
+    for kind, (sources, variables) in KINDS.items():
+        timed = child(__file__, [*common, "--time", sources, "--rounds", str(rounds)], variables)
+        found = []
+        for size, peak in zip(SIZES, memory, strict=True):
+            row = {"kind": kind, "num_nodes": size, "ms": timed[str(size)]["median_ms"]}
+            row |= {"min_ms": min(timed[str(size)]["samples_ms"]), "peak_mb": peak}
+            row["ns_per_edge"] = 1e6 * row["ms"] / (size * degree)
+            found.append(row | costs.spmm(size, size * degree, width).row())
+            print(f"{kind}, {size:>10,} nodes: {row['ms']:.2f} ms, {row['ns_per_edge']:.2f} ns an "
+                  f"edge, peak {peak:.0f} MB", flush=True)  # fmt: skip
+        slopes["memory"] = slope(found, "peak_mb")
+        slopes[kind] = slope([row for row in found if row["num_nodes"] >= BEYOND_CACHE], "ms")
+        rows += found
+    return rows, slopes
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--degree", type=int, default=8)
     parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("bench/results/growth-cpu.json"))
-    parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--time", choices=["uniform", "local"], help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.size:
-        print(json.dumps(measure(options.size, options.degree, options.width)))
+    degree, width = options.degree, options.width
+    if options.time:
+        print(json.dumps(time_sizes(options.time, degree, width, options.rounds)))
         return
-    common = ["--degree", str(options.degree), "--width", str(options.width)]
-    rows = [child(__file__, [*common, "--size", str(size)]) for size in SIZES]
-    table = Table(title=f"spmm forward, {options.degree} edges a node, width {options.width}")
-    for name in ("nodes", "ms", "ns an edge", "peak MB", "GB/s"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            f"{row['num_nodes']:,}", f"{row['ms']:.2f}", f"{row['ns_per_edge']:.2f}",
-            f"{row['peak_mb']:.0f}", f"{1e-6 * row['bytes'] / row['ms']:.1f}",
-        )  # fmt: skip
-    console = Console(width=100)
-    console.print(table)
-    beyond = [row for row in rows if row["num_nodes"] >= BEYOND_CACHE]
-    slopes = {"memory": slope(rows, "peak_mb"), "time": slope(beyond, "ms")}
-    console.print(f"slopes: memory {slopes['memory']:.3f}, time {slopes['time']:.3f}")
-    write_json(
-        options.out,
-        degree=options.degree,
-        width=options.width,
-        machine={"copy_gb_per_s": copy_bandwidth()},
-        slopes=slopes,
-        rows=rows,
-    )
+    if options.memory:
+        print(json.dumps(peak_mb(options.memory, degree, width)))
+        return
+    limits = machine_limits()
+    rows, slopes = measure(degree, width, options.rounds)
+    print("slopes: " + ", ".join(f"{name} {value:.3f}" for name, value in slopes.items()))
+    write_json(options.out, degree=degree, width=width, machine=limits, slopes=slopes, rows=rows)
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import costs
 import torch
 from harness import (
     ALLOCATORS,
     child,
-    copy_bandwidth,
-    gemm_rate,
+    machine_limits,
     peak_above_data,
     take_turns,
     write_json,
@@ -148,22 +148,20 @@ def time_config(config: str, rounds: int) -> dict[str, Any]:
     """Check values, then time all sides in turns; runs in a child process."""
     steps = {side: make_step(side, config) for side in SIDES}
     errors = check(steps)
-    limits = {"gemm_gflops": gemm_rate(), "copy_gb_per_s": copy_bandwidth()}
     timed = take_turns(steps, rounds)
-    return {side: timed[side] | limits | {"relative_error": errors[side]} for side in SIDES}
+    return {side: timed[side] | {"relative_error": errors[side]} for side in SIDES}
 
 
-def count_work(config: str, side: str) -> dict[str, float]:
-    """Of one of our sides: the form, products that read the teacher in GFLOP, its size in GB."""
+def count_work(config: str, side: str) -> dict[str, Any]:
+    """Of one of our sides: the form it takes and what that costs."""
     nodes, num_teacher, width, num_student, student_width = CONFIGS[config]
-    total, frozen = num_teacher * width, side.endswith("frozen")
-    shape = num_teacher, num_student, total, R, num_student * student_width
-    if prefers_moment_form(*shape, frozen=frozen):
-        form, flops = "moment", 4 * nodes * total * num_student * student_width
-    else:
-        form, flops = "projection", (2 if frozen else 4) * nodes * total * R
+    teacher, student = num_teacher * width, num_student * student_width
+    frozen = side.endswith("frozen")
+    moment = prefers_moment_form(num_teacher, num_student, teacher, R, student, frozen=frozen)
+    passes = 1 if frozen and not moment else 2
     size = 2 if side.endswith("bf16") else 4
-    return {"form": form, "gflop": 1e-9 * flops, "gb": 1e-9 * nodes * total * size}
+    cost = costs.layer_pair(nodes, teacher, student, 0 if moment else R, size, passes)
+    return {"form": "moment" if moment else "projection"} | cost.row()
 
 
 # -- report -----------------------------------------------------------------------------------
@@ -186,7 +184,8 @@ def bench(config: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def show(rows: list[dict[str, Any]], threads: int, console: Console) -> None:
+def show(rows: list[dict[str, Any]], threads: int, limits: Any, console: Console) -> None:
+    gemm, copy = limits["gemm_gflop_s"]["float32"], limits["copy_gb_s"]["1024"]
     table = Table(title=f"layer_pair, loss + backward, r = {R}, CPU, {threads} thread(s)")
     for name in ("teacher -> student", "allocator", "side"):
         table.add_column(name)
@@ -209,8 +208,8 @@ def show(rows: list[dict[str, Any]], threads: int, console: Console) -> None:
             rate, speed = (1e3 * row[unit] / row["median_ms"] for unit in ("gflop", "gb"))
             console.print(
                 f"{row['config']}, {row['side']}, {row['form']} form: {row['gflop']:.2f} GFLOP at "
-                f"{rate:.0f} GFLOP/s, {rate / row['gemm_gflops']:.0%} of a large product in torch; "
-                f"{row['gb']:.3f} GB at {speed:.1f} GB/s, {speed / row['copy_gb_per_s']:.0%} of a "
+                f"{rate:.0f} GFLOP/s, {rate / gemm:.0%} of a large product in torch; "
+                f"{row['gb']:.3f} GB at {speed:.1f} GB/s, {speed / copy:.0%} of a "
                 "large copy"
             )
 
@@ -231,14 +230,16 @@ def main() -> None:
     if options.memory:
         print(json.dumps(peak_above_data(make_step(options.memory, options.config))))
         return
+    limits = machine_limits()
     configs = [options.config] if options.config else list(CONFIGS)
     rows = [row for config in configs for row in bench(config, options)]
-    show(rows, options.threads, Console(width=132))
+    show(rows, options.threads, limits, Console(width=132))
     write_json(
         options.out,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"),
         nodes=CONFIGS["64x64 -> 4x4"][0],
         subspace_width=R,
+        machine=limits,
         rows=rows,
     )
 

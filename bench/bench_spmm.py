@@ -20,11 +20,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import costs
 import numpy as np
 import scipy.io
 import scipy.sparse
 import torch
-from harness import copy_bandwidth, take_turns, write_json
+from harness import machine_limits, take_turns, write_json
 from torch import Tensor
 
 from abkd_fast import CSRGraph, data
@@ -114,12 +115,6 @@ def check(runs: dict[str, Side], graph: CSRGraph, x: Tensor, backward: bool) -> 
     return wrong
 
 
-def gigabytes(graph: CSRGraph, width: int, backward: bool) -> float:
-    """Read and written: the graph, one row of x an edge, the output; twice with the backward."""
-    forward = 4 * (graph.num_dst + 2 * graph.num_edges + width * (graph.num_edges + graph.num_dst))
-    return 1e-9 * forward * (2 if backward else 1)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=[*DATASETS, *FILES])
@@ -130,7 +125,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/spmm-cpu.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    rows = []
+    limits, rows = machine_limits(), []
     for name in options.datasets:
         graph = load_graph(name, options.root)
         if graph is None:
@@ -139,6 +134,7 @@ def main() -> None:
         graph = graph.gcn_norm()
         graph.t()
         all_sides = sides(graph)
+        sizes = graph.num_dst, graph.num_edges
         print(f"{name}: {graph}")
         for width in options.widths:
             x = torch.randn(graph.num_src, width)
@@ -162,12 +158,13 @@ def main() -> None:
                 cells += [f"{n} wrong, left out" for n in wrong]
                 print(f"  F={width:<4} {what:<17}" + "  ".join(cells), flush=True)
                 rows.append(
-                    {"dataset": name, "nodes": graph.num_dst, "edges": graph.num_edges}
-                    | {"width": width, "what": what, "gb": gigabytes(graph, width, backward)}
+                    dict(zip(("nodes", "edges"), sizes, strict=True))
+                    | {"dataset": name}
+                    | {"width": width, "what": what}
+                    | costs.spmm(*sizes, width, backward=backward).row()
                     | {"wrong": wrong}
                     | {"ms": {n: quantiles(t["samples_ms"]) for n, t in times.items()}}
                 )
-    limits = {"copy_gb_per_s": copy_bandwidth()}
     write_json(options.out, machine=limits, rows=rows)
 
 

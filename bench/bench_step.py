@@ -21,13 +21,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import costs
 import torch
 import torch.nn.functional as F
+from breakdown import breakdown
 from harness import (
     ALLOCATORS,
     child,
-    copy_bandwidth,
-    gemm_rate,
+    machine_limits,
     peak_above_data,
     take_turns,
     write_json,
@@ -213,18 +214,35 @@ def check(kind: str, dataset: str) -> dict[str, float]:
     return errors
 
 
+def work(kind: str, dataset: str) -> dict[str, float]:
+    """What one call of our side costs at least; the distilled student's teacher has 64 layers."""
+    case = Case(kind, dataset)
+    loaded = case.data
+    nodes, classes = loaded.num_nodes, loaded.num_classes
+    edges, inputs = loaded.graph.gcn_norm().num_edges, loaded.x.num_edges
+    cost = costs.gcnii(case.size, nodes, edges, inputs, classes, kind != "latency")
+    if kind != "latency":
+        cost += costs.adam(sum(p.numel() for p in case.model(case.size).parameters()))
+    if kind == "distil":
+        cost += costs.layer_pair(nodes, 64 * 64, 4 * 4, r=0, size=4, passes=2)
+        cost += costs.adam(sum(p.numel() for p in _objective(case).parameters()))
+    return cost.row()
+
+
 def bench(kind: str, dataset: str, rounds: int) -> list[dict[str, Any]]:
     """All rows of one case."""
     common = ["--cases", f"{kind} {dataset}"]
     errors = child(__file__, [*common, "--check"])
     sides = sides_of(kind)
     memory = {side: child(__file__, [*common, "--memory", side]) for side in sides}
+    ours = work(kind, dataset) | {"breakdown": child(__file__, [*common, "--breakdown"])}
     rows = []
     for allocator, variables in ALLOCATORS.items():
         timed = child(__file__, [*common, "--time", "--rounds", str(rounds)], variables)
         for side in sides:
             row = {"case": kind, "dataset": dataset, "allocator": allocator, "side": side}
             row |= timed[side] | {"relative_error": errors[side]}
+            row |= ours if side == "abkd_fast" else {}
             rows.append(row | (memory[side] if allocator == "default" else {}))
     return rows
 
@@ -258,6 +276,7 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--time", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
+    parser.add_argument("--breakdown", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     kind, dataset = options.cases[0].split()
     if options.check:
@@ -268,8 +287,10 @@ def main() -> None:
         print(json.dumps(take_turns(steps, options.rounds)))
     elif options.memory:
         print(json.dumps(peak_above_data(make_step(Case(kind, dataset), options.memory))))
+    elif options.breakdown:
+        print(json.dumps(breakdown(make_step(Case(kind, dataset), "abkd_fast"))))
     else:
-        limits = {"gemm_gflops": gemm_rate(), "copy_gb_per_s": copy_bandwidth()}
+        limits = machine_limits()
         rows = [row for c in options.cases for row in bench(*c.split(), options.rounds)]
         show(rows, Console(width=140))
         write_json(options.out, machine=limits, rows=rows)

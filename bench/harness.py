@@ -25,6 +25,8 @@ ALLOCATORS = {
     },
 }
 
+COPIES_MB = (1, 4, 16, 64, 1024)
+
 
 def minor_faults() -> int:
     """Page faults of this process so far that needed no disk."""
@@ -72,17 +74,28 @@ def gemm_rate(dtype: torch.dtype = torch.float32, size: int = 2048) -> float:
     return 2e-9 * size**3 / _best(lambda: torch.mm(a, b, out=out))
 
 
-def copy_bandwidth(megabytes: int = 512) -> float:
-    """GB/s read and written by a large copy, the best of five."""
-    source = torch.zeros(megabytes * 250_000)
+def copy_bandwidth(megabytes: int) -> float:
+    """GB/s of a copy that reads and writes so many MB together, the best of several."""
+    source = torch.zeros(megabytes * 125_000)
     target = torch.empty_like(source)
-    return 2e-9 * source.nbytes / _best(lambda: target.copy_(source))
+    return 2e-9 * source.nbytes / _best(lambda: target.copy_(source), max(5, 500 // megabytes))
 
 
-def _best(call: Callable[[], Any]) -> float:
+def machine_limits() -> dict[str, dict[str, float]]:
+    """GFLOP/s of large products, GB/s of copies by the MB they touch: caches, then memory."""
+    return {
+        "gemm_gflop_s": {
+            str(dtype).removeprefix("torch."): gemm_rate(dtype)
+            for dtype in (torch.float32, torch.bfloat16)
+        },
+        "copy_gb_s": {str(size): copy_bandwidth(size) for size in COPIES_MB},
+    }
+
+
+def _best(call: Callable[[], Any], calls: int = 5) -> float:
     call()
     times = []
-    for _ in range(5):
+    for _ in range(calls):
         begin = time.perf_counter()
         call()
         times.append(time.perf_counter() - begin)

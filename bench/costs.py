@@ -1,0 +1,116 @@
+"""What every op must compute and move at least: floating-point operations and bytes.
+
+A multiply-add is two operations. Bytes are counted as if every array were read or written once a
+pass, except the rows that a product with a graph gathers: one row an edge. Where the rows an op
+touches stay in a cache, the gathers are served from there; ``touched`` says which cache that can
+be. Indices take 4 bytes, pointers of segments and winners 8. N nodes, E edges, F features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one call: operations, bytes moved, and distinct bytes of the pass that touches most."""
+
+    flop: int
+    moved: int
+    touched: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.flop + other.flop, self.moved + other.moved, max(self.touched, other.touched)
+        )
+
+    def __rmul__(self, times: int) -> Cost:
+        return Cost(times * self.flop, times * self.moved, self.touched)
+
+    def row(self) -> dict[str, float]:
+        """As the JSON files have it."""
+        return {
+            "gflop": 1e-9 * self.flop,
+            "gb": 1e-9 * self.moved,
+            "touched_mb": 1e-6 * self.touched,
+        }
+
+
+def spmm(nodes: int, edges: int, width: int, size: int = 4, backward: bool = False) -> Cost:
+    """A x with weights: 2 E F; graph 4 (N + 1) + 8 E, E + N rows. The backward costs it again."""
+    graph = 4 * (nodes + 1) + 8 * edges
+    row = width * size
+    forward = Cost(2 * edges * width, graph + (edges + nodes) * row, graph + 2 * nodes * row)
+    return 2 * forward if backward else forward
+
+
+def conv(nodes: int, edges: int, width: int, backward: bool = True) -> Cost:
+    """One GCNII layer F -> F, float32: A x, the residual, W, ReLU.
+
+    Forward: 2 E F + 2 N F^2; the graph, E gathered rows, x_0, and S and out written.
+    Backward: 2 E F + 4 N F^2 (dS = dz W^T, dW = S^T dz, A^T dS); the graph, E gathered rows, dout,
+    out, S, and dS, dx, dx_0 written.
+    """
+    product = spmm(nodes, edges, width)
+    rows, square = 4 * nodes * width, nodes * width * width
+    cost = product + Cost(2 * square, 2 * rows, product.touched + 2 * rows)
+    if backward:
+        cost += product + Cost(4 * square, 5 * rows, product.touched + 4 * rows)
+    return cost
+
+
+def dropout(elements: int, size: int = 4, backward: bool = False) -> Cost:
+    """Every element read and written; the mask is drawn, about 20 integer operations an element."""
+    forward = Cost(elements, 2 * size * elements, 2 * size * elements)
+    return 2 * forward if backward else forward
+
+
+def segment_csr(
+    segments: int, rows: int, width: int, size: int, winners: bool, backward: bool
+) -> Cost:
+    """One addition or comparison an element; rows read, segments written.
+
+    Backward: segments read, rows written; a maximum also writes its winners, and reads them.
+    """
+    moved = 8 * (segments + 1) + (rows + segments) * width * size
+    forward = Cost(rows * width, moved, moved)
+    if not backward:
+        return forward
+    moved += 8 * segments * width if winners else 0
+    return Cost(rows * width, 2 * moved, moved)
+
+
+def layer_pair(nodes: int, teacher: int, student: int, r: int, size: int, passes: int) -> Cost:
+    """Loss and gradients: the products that read the teacher, once a pass, and its bytes once.
+
+    ``teacher`` and ``student`` are sums of widths. The moment form multiplies with the student's
+    states, 2 N D_t D_s a pass (r = 0); the projection form with the teacher's maps, 2 N D_t r.
+    Two passes: the gradient of the maps, or of the student's states, needs the second.
+    """
+    moved = nodes * (teacher * size + 2 * student * 4)
+    return Cost(passes * 2 * nodes * teacher * (r or student), moved, moved)
+
+
+def linear(nodes: int, width: int, classes: int, backward: bool = True) -> Cost:
+    """Dense h W: 2 N F C, three times with the backward; h, out, and their gradients."""
+    passes = 3 if backward else 1
+    moved = 4 * passes * nodes * (width + classes)
+    return Cost(passes * 2 * nodes * width * classes, moved, moved)
+
+
+def gcnii(
+    size: tuple[int, int], nodes: int, edges: int, nonzeros: int, classes: int, backward: bool
+) -> Cost:
+    """A model of ``size`` (layers, width) on sparse features: a product with X, layers, a linear.
+
+    The backward of the first product is that of its weight: X^T dz, as many operations.
+    """
+    layers, width = size
+    first = spmm(nodes, nonzeros, width, backward=backward)
+    last = linear(nodes, width, classes, backward)
+    return first + layers * conv(nodes, edges, width, backward) + last
+
+
+def adam(parameters: int) -> Cost:
+    """Parameter, gradient and two moments read, all but the gradient written; 12 operations."""
+    return Cost(12 * parameters, 28 * parameters, 28 * parameters)

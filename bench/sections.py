@@ -1,0 +1,290 @@
+"""The sections of docs/benchmarks.md, one a report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from limits import REST, points
+
+Row = dict[str, Any]
+Rows = list[Row]
+NATIVE_BF16 = """\
+*bf16* halves what is read from memory; its products are those of float32. AVX512-BF16's dot product
+takes bfloat16 on both sides, so the student's factor would have to be split into a sum of bfloat16
+terms. Tried on the moment form's two products in cache (240 nodes, 4096 teacher columns, 16 student
+columns, one thread), with the largest error over the largest entry: the float32 kernel 250 GFLOP/s
+and 4e-07; two terms 0.96 times its speed and 2e-06; three terms 0.62 times and 5e-07. Conversions
+of 16-bit storage use vector instructions; the native f32 to bf16 one was no faster than the integer
+steps (0.50 against 0.47 ns for 16 values) once it rounds subnormals as torch does."""
+SHORT_ROWS = """
+p2p-Gnutella31 at width 16 was the one case below 1.5x. Its rows have 5.2 edges, 44 % of them two.
+`perf stat` counted 84 instructions and 0.99 mispredicted branches a row (the end of the row's
+loop), and with all sources in the first-level cache a row cost only 6 % less: branches, not memory.
+Tried, on that graph: prefetching (7 to 13 % slower), four edges at a time with masks (no gain), a
+switch on the degree (5 to 6 % slower), one loop over all edges without branches (10 % slower: its
+sums wait for each other), and blocks of 256 rows taken by degree, which is kept: 106 instructions
+and 0.09 mispredictions a row, 1.2x faster. It serves graphs of many short rows (fewer than 8 edges
+on average) whose features take 8 MB or less. Elsewhere it breaks the streams of columns and
+weights: on ogbn-arxiv at width 16 it took 1.7x the time.
+""".strip()
+GROWTH = """
+On features that the user allocated, two costs of a random row grow with N. The kernel's loop alone,
+CPU time of one thread of a shared machine, ns an edge at 10^6, 3 10^6 and 10^7 nodes: 4.7, 6.3, 9.1
+with x in pages of 4 KB; 3.3, 3.9, 4.1 in pages of 2 MB; 2.0, 2.1, 2.2 where the sources also lie in
+a window of 10^5 nodes, which caches hold (exponents 1.29, 1.09, 1.04). So most of it is *address
+translation*, and the rest *caches*: at 10^6 nodes x is but four times the last-level cache, which
+still serves some rows. Outputs of our ops of 32 MB or more ask for 2 MB pages, so hidden states
+have them; for inputs, `THP_MEM_ALLOC_ENABLE=1` makes torch ask. Tried: prefetching 8 to 256 edges
+ahead, into the first- or the second-level cache: 64 into the first, what the kernel does, is within
+7 % of the best at every size in 2 MB pages (at 10^6: 4.8 ns without, 4.0 at 32, 3.3 at 64, 3.1 at
+128, 3.3 at 256).
+""".strip()
+
+
+def machine(report: dict[str, Any]) -> str:
+    found = report["environment"]
+    return (
+        f"{found['cpu']}, {found['threads']} of {found['cores']} cores, torch {found['torch']}, "
+        f"Python {found['python']}, {report['created'][:10]}."
+    )
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines]
+
+
+def ours_of(rows: Rows, row: Row, keys: Sequence[str]) -> Row:
+    """Our row of the same case."""
+    return next(
+        r for r in rows if r["side"] == "abkd_fast" and all(r[key] == row[key] for key in keys)
+    )
+
+
+def figure(value: float) -> str:
+    """Three digits, never in powers of ten."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def timed_cells(rows: Rows, row: Row, keys: Sequence[str]) -> list[str]:
+    """Side, median, range, ratio to ours, faults, memory, difference."""
+    ratio = row["median_ms"] / ours_of(rows, row, keys)["median_ms"]
+    samples = row["samples_ms"]
+    return [
+        row["side"],
+        figure(row["median_ms"]),
+        f"{figure(min(samples))} to {figure(max(samples))}",
+        str(len(samples)),
+        f"{ratio:.1f}x",
+        f"{row['minor_faults']:.0f}",
+        f"{row['above_data_mb']:.0f}" if "above_data_mb" in row else "",
+        f"{row['relative_error']:.0e}",
+    ]
+
+
+TIMED = ["side", "median ms", "range", "n", "times ours", "faults", "extra MB", "difference"]
+
+
+def layer_pair_section(report: dict[str, Any]) -> list[str]:
+    keys = ("config", "allocator")
+    rows = report["rows"]
+    cells = [
+        [row["config"], row["allocator"], *timed_cells(rows, row, keys)] for row in report["rows"]
+    ]
+    return [
+        "## layer_pair: ABKD loss and all gradients",
+        "",
+        f"Subspace width 64, float32, `python bench/bench_layer_pair.py`. {machine(report)}",
+        "",
+        *table(["teacher -> student", "allocator", *TIMED], cells),
+        "",
+        "*eager*: one matmul a layer, then D row by row over the stacked student projections.",
+        "*eager indexed*: the same with the teacher projections stacked and indexed, whose",
+        "backward fills a whole gradient a layer. *best*: batched matmuls and the expanded square,",
+        "left to autograd. *frozen*: the teacher's maps need no gradient. Sources: `bench/peers/`.",
+        "",
+        NATIVE_BF16,
+        "",
+    ]
+
+
+def step_section(report: dict[str, Any]) -> list[str]:
+    keys = ("case", "dataset", "allocator")
+    rows = report["rows"]
+    cells = [
+        [f"{row['case']} {row['dataset']}", row["allocator"], *timed_cells(rows, row, keys)]
+        for row in rows
+    ]
+    return [
+        "## Whole steps",
+        "",
+        "*teacher*: one training step of GCNII 64x64. *distil*: one KD + ABKD step of a 4x4",
+        "student, the teacher cached on every side. *latency*: the 4x4 student's forward pass over",
+        f"the whole graph. `python bench/bench_step.py`. {machine(report)}",
+        "",
+        *table(["case", "allocator", *TIMED], cells),
+        "",
+        "Milliseconds of our step by operator (torch.profiler, which slows small ones down); what",
+        "a median above has beyond their sum is Python and autograd.",
+        "",
+        *breakdown_table(rows),
+        "",
+        figure_line("step", "Where the time of our steps goes, and the fastest peer's"),
+        "",
+    ]
+
+
+def breakdown_table(rows: Rows) -> list[str]:
+    ours = [row for row in rows if "breakdown" in row and row["allocator"] == "default"]
+    names = sorted({name for row in ours for name in row["breakdown"]})
+    cells = [
+        [f"{row['case']} {row['dataset']}"]
+        + [f"{row['breakdown'][n]:.2f}" if n in row["breakdown"] else "" for n in names]
+        for row in ours
+    ]
+    return table(["case", *names], cells)
+
+
+def conv_section(report: dict[str, Any]) -> list[str]:
+    cells = []
+    for row in report["rows"]:
+        medians = {side: found["median_ms"] for side, found in row["sides"].items()}
+        ours = medians.pop("abkd_fast")
+        ratios = [f"{value / ours:.1f}x" for value in medians.values()]
+        cells.append([row["dataset"], str(row["width"]), f"{ours:.3f}", *ratios])
+    return [
+        "## conv: one GCNII layer with dropout, forward and backward",
+        "",
+        f"`python bench/bench_conv.py`. {machine(report)}",
+        "",
+        *table(["graph", "width", "ours, ms", "separate operations", "PyG"], cells),
+        "",
+    ]
+
+
+def peer_table(rows: Rows, keys: Sequence[str]) -> list[str]:
+    """Cases by ``keys``, our median, and every peer's as a multiple of it."""
+    peers = sorted({name for row in rows for name in row["ms"]} - {"abkd_fast"})
+    cells = []
+    for row in rows:
+        ours = row["ms"]["abkd_fast"]["p50"]
+        line = [f"{row[key]:,}" if isinstance(row[key], int) else row[key] for key in keys]
+        line += [f"{ours:.3f}", f"{1e3 * row['gb'] / ours:.0f}"]
+        for peer in peers:
+            found, wrong = row["ms"].get(peer), peer in row.get("wrong", ())
+            line.append("wrong" if wrong else f"{found['p50'] / ours:.1f}x" if found else "")
+        cells.append(line)
+    return table([*keys, "ours, ms", "GB/s", *peers], cells)
+
+
+def spmm_section(report: dict[str, Any]) -> list[str]:
+    return [
+        "## spmm",
+        "",
+        f"float32, GCN-normalised graphs, `python bench/bench_spmm.py`. {machine(report)}",
+        "",
+        figure_line("spmm", "Time of the fastest peer over ours by graph and width"),
+        "",
+        "GB/s counts the graph, one row of x an edge and the output (twice with the backward);",
+        f"above {report['machine']['copy_gb_s']['1024']:.0f} GB/s, a large copy's, rows come from",
+        "caches. *wrong*: the values differ from the float64 product, so no time is given.",
+        "",
+        SHORT_ROWS,
+        "",
+        *peer_table(report["rows"], ("dataset", "width", "what")),
+        "",
+    ]
+
+
+def segment_section(report: dict[str, Any]) -> list[str]:
+    return [
+        "## segment_csr",
+        "",
+        "Random rows, one an edge, reduced by destination, on the degrees of real graphs with",
+        f"self-loops. `python bench/bench_segment.py`. {machine(report)}",
+        "*torch scatter*: `index_add` (sum, mean), `scatter_reduce` (max, min). *wrong*: values or",
+        "gradients differ from those in float64.",
+        "",
+        *peer_table(report["rows"], ("dataset", "width", "dtype", "reduce", "what")),
+        "",
+    ]
+
+
+def dropout_section(report: dict[str, Any]) -> list[str]:
+    return [
+        "## dropout",
+        "",
+        f"float32, p = 0.5, `python bench/bench_dropout.py`. {machine(report)}",
+        "",
+        *peer_table(report["rows"], ("elements", "what")),
+        "",
+    ]
+
+
+def growth_section(report: dict[str, Any]) -> list[str]:
+    cells = [
+        [row["kind"], f"{row['num_nodes']:,}", f"{row['ms']:.2f}", f"{row['ns_per_edge']:.2f}"]
+        + [f"{row['peak_mb']:.0f}", f"{1e3 * row['gb'] / row['ms']:.1f}"]
+        for row in report["rows"]
+    ]
+    slopes = report["slopes"]
+    exponents = [f"{kind} {slopes[kind]:.2f}" for kind in slopes if kind != "memory"]
+    return [
+        "## Growth",
+        "",
+        f"spmm forward on synthetic random graphs, {report['degree']} edges a node, width "
+        f"{report['width']}; `python bench/bench_growth.py`.",
+        f"Exponent of N: memory {slopes['memory']:.2f}; time from 10^6 nodes on: "
+        f"{'; '.join(exponents)}.",
+        machine(report),
+        "",
+        figure_line("growth", "Time an edge and peak memory against the number of nodes"),
+        "",
+        GROWTH,
+        "",
+        *table(["kind", "nodes", "ms", "ns an edge", "peak MB", "GB/s"], cells),
+        "",
+    ]
+
+
+def limits_section(reports: dict[str, dict[str, Any]]) -> list[str]:
+    """Every op against the machine: what it must compute and move, and how near it comes."""
+    found = points(reports)
+    lines = [
+        "## What is reached of the machine's limits",
+        "",
+        "Operations and bytes are counted by `bench/costs.py`: every array once a pass, gathered",
+        "rows once an edge. The limits were measured in the same run: a large float32 product, and",
+        "a copy that touches as many bytes as the op (so that both work in the same cache).",
+        "*reached* is the time that the binding one of the two would take, over ours; above 100 %,",
+        "gathers come from a nearer cache than the copy's.",
+        "",
+        figure_line("roofline", "Operations a second against operations a byte"),
+        "",
+    ]
+    head = ["case", "GFLOP", "GB", "GFLOP/s", "of", "GB/s", "of", "binds", "reached"]
+    for op, rest in REST.items():
+        cells = [
+            [p.case, f"{p.gflop:.3g}", f"{p.gb:.3g}", f"{1e3 * p.gflop / p.ms:.3g}"]
+            + [f"{p.gemm_gflop_s:.0f}", f"{1e3 * p.gb / p.ms:.3g}", f"{p.copy_gb_s:.0f}"]
+            + [p.binds, f"{p.share:.0%}"]
+            for p in found
+            if p.op == op
+        ]
+        name = "segment" if op == "segment_csr" else op
+        lines += [f"**{op}.** {rest}", "", measured(reports[name]["machine"]), ""]
+        lines += [*table(head, cells), ""]
+    return lines
+
+
+def measured(limits: dict[str, dict[str, float]]) -> str:
+    rates = [f"{rate:.0f} ({dtype})" for dtype, rate in limits["gemm_gflop_s"].items()]
+    copies = [f"{rate:.0f} ({size} MB)" for size, rate in limits["copy_gb_s"].items()]
+    return (
+        f"In this run: products at {', '.join(rates)} GFLOP/s; copies at {', '.join(copies)} GB/s."
+    )
+
+
+def figure_line(name: str, text: str) -> str:
+    return f"![{text}](../bench/results/{name}.png)"
