@@ -34,7 +34,7 @@ CPU time of one thread of a shared machine, ns an edge at 10^6, 3 10^6 and 10^7 
 with x in pages of 4 KB; 3.3, 3.9, 4.1 in pages of 2 MB; 2.0, 2.1, 2.2 where the sources also lie in
 a window of 10^5 nodes, which caches hold (exponents 1.29, 1.09, 1.04). So most of it is *address
 translation*, and the rest *caches*: at 10^6 nodes x is but four times the last-level cache, which
-still serves some rows. Outputs of our ops of 32 MB or more ask for 2 MB pages, so hidden states
+still serves some rows. Outputs of our ops of 4 MB or more ask for 2 MB pages, so hidden states
 have them; for inputs, `THP_MEM_ALLOC_ENABLE=1` makes torch ask. Tried: prefetching 8 to 256 edges
 ahead, into the first- or the second-level cache: 64 into the first, what the kernel does, is within
 7 % of the best at every size in 2 MB pages (at 10^6: 4.8 ns without, 4.0 at 32, 3.3 at 64, 3.1 at
