@@ -12,7 +12,7 @@ REST = {
     "the latency of random rows and of their address translation (see Growth).",
     "conv": "PubMed, one thread, CPU time: at width 64, 6.1 ms, of which dropout 1.1; torch's "
     "three products of these shapes alone take 4.8. At width 256, 52 ms, dropout 4, torch's "
-    "products 80. At width 4, the cost of each row (its loop's end, its own stores), not its bytes.",
+    "products 80. At width 4, what each row costs (its loop's end, its stores), not bytes.",
     "dropout": "Philox: some 20 integer operations an element, twice with the backward.",
     "segment_csr": "The rows are read once and nothing is computed: memory, and below width 32 the "
     "mispredicted end of every segment.",
