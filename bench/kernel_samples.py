@@ -72,10 +72,43 @@ def _spmm_extremum_dvalue() -> Iterator[Sample]:
         yield name, (*graph(), x, matrix(NODES, x.size(1), torch.int32), x)
 
 
+def _dropout() -> Iterator[Sample]:
+    for name, x, _ in features():
+        yield f"seed on the host, {name}", (x, 0.5, torch.tensor(7), 1, 2)
+    seed = vector(1, torch.int64)
+    yield "seed on the device, float32, 64 wide", (matrix(NODES, 64), 0.5, seed, 1, 2)
+
+
+def _segment_csr() -> Iterator[Sample]:
+    for name, x, _ in features():
+        yield name, (matrix(EDGES, x.size(1), x.dtype), graph(torch.int64)[0], False)
+
+
+def _segment_csr_extremum() -> Iterator[Sample]:
+    for name, x, _ in features():
+        yield name, (matrix(EDGES, x.size(1), x.dtype), graph(torch.int64)[0], True, True)
+
+
+def _segment_csr_expand() -> Iterator[Sample]:
+    for name, x, _ in features():
+        yield name, (x, graph(torch.int64)[0], EDGES)
+
+
+def _segment_csr_extremum_dsrc() -> Iterator[Sample]:
+    for name, x, _ in features():
+        arg = matrix(NODES, x.size(1), torch.int64)
+        yield name, (arg, x, graph(torch.int64)[0], EDGES)
+
+
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
     "spmm_extremum": _spmm_extremum,
     "spmm_extremum_dx": _spmm_extremum_dx,
     "spmm_extremum_dvalue": _spmm_extremum_dvalue,
+    "dropout": _dropout,
+    "segment_csr": _segment_csr,
+    "segment_csr_extremum": _segment_csr_extremum,
+    "segment_csr_expand": _segment_csr_expand,
+    "segment_csr_extremum_dsrc": _segment_csr_extremum_dsrc,
 }

@@ -12,4 +12,9 @@ MODULES = {
     "spmm_extremum": "spmm_extremum",
     "spmm_extremum_dx": "spmm",
     "spmm_extremum_dvalue": "sddmm",
+    "dropout": "dropout",
+    "segment_csr": "segment_csr",
+    "segment_csr_extremum": "segment_csr",
+    "segment_csr_expand": "segment_csr",
+    "segment_csr_extremum_dsrc": "segment_csr",
 }
