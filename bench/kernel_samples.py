@@ -79,6 +79,51 @@ def _dropout() -> Iterator[Sample]:
     yield "seed on the device, float32, 64 wide", (matrix(NODES, 64), 0.5, seed, 1, 2)
 
 
+HOST_SEED = torch.tensor(7)
+
+
+def layers() -> Iterator[tuple[str, torch.dtype, int, int]]:
+    """(name, dtype, width, width of the result)"""
+    for dtype in (torch.float32, torch.float64):
+        for width, width_out in ((4, 4), (64, 64), (256, 256), (500, 16), (16, 500)):
+            yield f"{str(dtype)[6:]}, {width} to {width_out} wide", dtype, width, width_out
+
+
+def _conv() -> Iterator[Sample]:
+    for name, dtype, width, width_out in layers():
+        x, weight = matrix(NODES, width, dtype), matrix(width, width_out, dtype)
+        bias, value = vector(width_out, dtype), vector(EDGES, dtype)
+        edges, rest = (*graph(), value), (0.5, HOST_SEED, 1, 2)
+        if width == width_out:
+            mixed = (x, weight, None, x, 0.1, 0.3, True, True, True, *rest)
+            yield f"residual, {name}", (*edges, *mixed)
+            yield (
+                f"transform first, {name}",
+                (
+                    *(*edges, x, weight, bias, None, 0.0, 1.0, True, False, False),
+                    *rest,
+                ),
+            )
+        else:
+            plain = (x, weight, bias, None, 0.0, 1.0, True, True, True, 0.0, None, 0, 0)
+            yield f"aggregate first, {name}", (*edges, *plain)
+    bare = (None, matrix(NODES, 64), None, None, None, 0.0, 1.0, False, True, False, 0.0)
+    yield "no transform, float32, 64 wide", (*graph(), *bare, None, 0, 0)
+
+
+def _conv_backward() -> Iterator[Sample]:
+    for name, dtype, width, width_out in layers():
+        x, dout = matrix(NODES, width, dtype), matrix(NODES, width_out, dtype)
+        weight, edges = matrix(width, width_out, dtype), (*graph(), vector(EDGES, dtype))
+        rest = (0.5, HOST_SEED, 1, 2)
+        if width == width_out:
+            given = (dout, vector(width_out, dtype), dout, x, weight, 0.1, 0.3, *rest)
+            yield f"residual, {name}", (*edges, *given, True, True, True, True)
+        given = (dout, None, None, x, weight, 0.0, 1.0, *rest)
+        yield f"transform first, {name}", (*edges, *given, False, True, True, False)
+        yield f"frozen weight, {name}", (*edges, *given, False, True, False, False)
+
+
 def _segment_csr() -> Iterator[Sample]:
     for name, x, _ in features():
         yield name, (matrix(EDGES, x.size(1), x.dtype), graph(torch.int64)[0], False)
@@ -107,6 +152,8 @@ SAMPLES = {
     "spmm_extremum_dx": _spmm_extremum_dx,
     "spmm_extremum_dvalue": _spmm_extremum_dvalue,
     "dropout": _dropout,
+    "conv": _conv,
+    "conv_backward": _conv_backward,
     "segment_csr": _segment_csr,
     "segment_csr_extremum": _segment_csr_extremum,
     "segment_csr_expand": _segment_csr_expand,

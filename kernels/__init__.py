@@ -13,6 +13,8 @@ MODULES = {
     "spmm_extremum_dx": "spmm",
     "spmm_extremum_dvalue": "sddmm",
     "dropout": "dropout",
+    "conv": "conv",
+    "conv_backward": "conv_backward",
     "segment_csr": "segment_csr",
     "segment_csr_extremum": "segment_csr",
     "segment_csr_expand": "segment_csr",

@@ -44,6 +44,7 @@ def load_seed(seed):
 
 @triton.jit
 def _words(counter, seed, layer, step):
+    counter = counter.to(tl.int64)
     return tl.philox(
         seed,
         (counter & 0xFFFFFFFF).to(tl.uint32),

@@ -7,7 +7,7 @@ import triton.language as tl
 from torch import Tensor
 
 from abkd_fast._checks import accumulation_dtype
-from abkd_fast.kernels.launch import row_blocks, tl_dtype
+from abkd_fast.kernels.launch import RowBlocks, row_blocks, tl_dtype
 from abkd_fast.kernels.rows import chunk_size, edge_ranges, hub_of_chunk
 
 
@@ -109,25 +109,56 @@ def sum_rows(
     rows, width = rowptr.numel() - 1, x.size(1)
     edges = x.size(0) if col is None else col.numel()
     out = x.new_empty(rows, width)
-    if out.numel() == 0:
-        return out
-    chunk = chunk_size(edges)
-    block = row_blocks("spmm", x, edges / rows)
-    chunks = triton.cdiv(edges, chunk) if chunk else 0
+    if out.numel() > 0:
+        chunk, block = chunk_size(edges), row_blocks("spmm", x, edges / rows)
+        operands = (rowptr, col, value, perm, arg)
+        programs = triton.cdiv(rows, block.rows)
+        _launch(operands, x.contiguous(), out, edges, chunk, block, mean, programs)
+    return out
+
+
+def sum_hubs(
+    rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor
+) -> tuple[Tensor | None, int]:
+    """The sums of hubs alone and what makes a hub: (None, 0) where no row can be one.
+
+    Of [num_rows, F] only the rows of more edges than the second result are written.
+    """
+    chunk = chunk_size(col.numel())
+    if chunk == 0 or x.size(1) == 0:
+        return None, 0
+    out = x.new_empty(rowptr.numel() - 1, x.size(1))
+    block = row_blocks("spmm", x, chunk)
+    _launch((rowptr, col, value, None, None), x, out, col.numel(), chunk, block, False, 0)
+    return out, chunk
+
+
+def _launch(
+    operands: tuple[Tensor | None, ...],
+    x: Tensor,
+    out: Tensor,
+    edges: int,
+    chunk: int,
+    block: RowBlocks,
+    mean: bool,
+    row_programs: int,
+) -> None:
+    """Launch for the rows and the chunks of hubs; operands from rowptr to arg, as the kernel's."""
+    rows, width = out.shape
     acc = accumulation_dtype(x)
+    chunks = triton.cdiv(edges, chunk) if chunk else 0
     partial = x.new_empty(2 * chunks, width, dtype=acc) if chunk else None
     tiles = triton.cdiv(width, block.features)
-    spmm_kernel[(2 * chunks + triton.cdiv(rows, block.rows), tiles)](
-        rowptr, col, value, perm, arg, x.contiguous(), out, partial, rows, edges, width,
-        MEAN=mean, CHUNK=chunk, ACC=tl_dtype(acc),
+    constants = {"MEAN": mean, "CHUNK": chunk, "ACC": tl_dtype(acc)}
+    spmm_kernel[(2 * chunks + row_programs, tiles)](
+        *operands, x, out, partial, rows, edges, width, **constants,
         BLOCK_R=block.rows, BLOCK_E=block.edges, BLOCK_F=block.features, num_warps=block.warps,
     )  # fmt: skip
     if chunk:
         spmm_hubs_kernel[(chunks, tiles)](
-            rowptr, partial, out, rows, edges, width, MEAN=mean, CHUNK=chunk, ACC=tl_dtype(acc),
+            operands[0], partial, out, rows, edges, width, **constants,
             BLOCK_R=block.rows, BLOCK_F=block.features, num_warps=block.warps,
         )  # fmt: skip
-    return out
 
 
 def spmm(rowptr: Tensor, col: Tensor, value: Tensor | None, x: Tensor, mean: bool) -> Tensor:
