@@ -28,8 +28,8 @@ def segment_csr(src: Tensor, indptr: Tensor, reduce: str = "sum") -> Tensor:
     with :math:`\bigoplus` the sum, the mean, the maximum or the minimum. Empty segments are 0,
     whatever the reduction; rows before the first pointer or behind the last belong to no segment.
     Differentiable in ``src``: sum and mean to any order, max and min once; the gradient of a
-    maximum goes to the first row that attains it. Deterministic on the CPU, and independent of the
-    number of threads. (Vocabulary: Fey, Lenssen: Fast graph representation learning with PyTorch
+    maximum goes to the first row that attains it. Deterministic, and independent of the number of
+    threads. (Vocabulary: Fey, Lenssen: Fast graph representation learning with PyTorch
     Geometric, 2019.)
 
     Args:

@@ -33,8 +33,8 @@ def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
     and ``graph.value``: sum and mean to any order, max and min once; the gradient of a maximum
     goes to the first edge that attains it. The transpose that the gradient of ``x`` needs is
     computed by the first call and kept by the graph; call ``graph.t()`` before
-    ``torch.compile`` or timing. Deterministic on the CPU: no atomics, one thread owns each row,
-    and results do not depend on the number of threads.
+    ``torch.compile`` or timing. Deterministic: no atomics, and results do not depend on the number
+    of threads.
 
     Args:
         graph: [num_dst, num_src] with E edges. Weights no wider than the accumulation dtype

@@ -1,0 +1,98 @@
+"""Block sizes of launches, by width and mean degree; tuned ones are read from a file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+# Of a thread. Unasked, ptxas spills a few registers to fit another block on a multiprocessor.
+MOST_REGISTERS = 255
+_DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
+
+
+class RowBlocks(NamedTuple):
+    """Shape of a program over rows of edges."""
+
+    rows: int
+    edges: int  # of every row at a time: that many reads are under way
+    features: int
+    warps: int
+
+
+def tl_dtype(dtype: torch.dtype) -> tl.dtype:
+    """Triton's name of an accumulation dtype."""
+    return _DTYPES[dtype]
+
+
+def row_blocks(op: str, x: Tensor, degree: float) -> RowBlocks:
+    """Blocks for features x [*, F] of rows with ``degree`` edges on average.
+
+    A program of one warp needs no barriers, and waits for no row but its own; 16 elements a thread
+    keep four 16-byte reads in flight.
+    """
+    wide = x.element_size() == 8
+    features = min(triton.next_power_of_2(max(x.size(1), 1)), 128 if wide else 256)
+    edges = 2 if degree < 3 else 4 if degree < 24 else 8
+    warps = 2 if features * x.element_size() > 512 else 1
+    rows = min(max(warps * (256 if wide else 512) // (edges * features), 1), 16)
+    return RowBlocks(rows, edges, features, warps)
+
+
+class EdgeBlocks(NamedTuple):
+    """Shape of a program over edges, whatever their rows."""
+
+    edges: int
+    features: int
+    warps: int
+
+
+def edge_blocks(x: Tensor) -> EdgeBlocks:
+    """Blocks for dot products of features x [*, F] along edges."""
+    features = min(triton.next_power_of_2(max(x.size(1), 1)), 64)
+    edges = min(2048 // features, 128)
+    return EdgeBlocks(edges, features, 4)
+
+
+class LayerBlocks(NamedTuple):
+    """Shape of a program over rows of a layer's result."""
+
+    rows: int
+    edges: int
+    features: int  # of the product at a time
+    columns: int
+    warps: int
+    stages: int
+
+
+def layer_blocks(
+    x: Tensor, width: int, width_out: int, transforms: bool, aggregates: bool
+) -> LayerBlocks:
+    """Blocks for x [*, width] to [*, width_out]; tensor cores want 16 of everything or more."""
+    wide = x.element_size() == 8
+    columns = min(max(triton.next_power_of_2(max(width_out, 1)), 16), 64 if wide else 128)
+    features = min(max(triton.next_power_of_2(max(width, 1)), 16), 16 if wide else 32)
+    if aggregates:
+        features = features if transforms else columns
+        edges = max(min((1024 if wide else 2048) // (16 * features), 4), 1)
+        return LayerBlocks(16, edges, features, columns, 4, 1)
+    return LayerBlocks(32, 1, features if transforms else columns, columns, 4, 2)
+
+
+def gradient_blocks(x: Tensor) -> LayerBlocks:
+    """Blocks for element-wise work on x [*, width] with column sums."""
+    columns = min(triton.next_power_of_2(max(x.size(1), 1)), 128)
+    return LayerBlocks(max(1024 // columns, 8), 1, 1, columns, 4, 1)
+
+
+def weight_blocks(x: Tensor, width: int, width_out: int) -> LayerBlocks:
+    """Blocks for products [width, width_out] over the rows of x."""
+    most = 32 if x.element_size() == 8 else 64
+    features, columns = (
+        min(max(triton.next_power_of_2(size), 16), most) for size in (width, width_out)
+    )
+    rows = 16 if most == 32 and features * columns < most**2 else 32
+    return LayerBlocks(rows, 1, features, columns, 4, 2)
