@@ -132,7 +132,8 @@ def conv_kernel(
                 ACC, QUADS, BLOCK_R, BLOCK_K,
             )  # fmt: skip
         if mixed_ptr is not None:
-            tl.store(mixed_ptr + offset, tile, mask=mask & (first == 0))
+            if first == 0:  # one program of a block of rows writes it
+                tl.store(mixed_ptr + offset, tile, mask=mask)
         if weight_ptr is not None:
             weight = load_weight(
                 weight_ptr, k, m, width, width_out, stride_k, stride_m, beta, ACC, IDENTITY
