@@ -168,7 +168,8 @@ def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
 def has_backend(op_name: str, name: str) -> tuple[bool, str]:
     """Whether a back end of :func:`backend` has an op on some device, and why."""
     operator = _operator_of(op_name)
-    found = [_selection.available(operator, name, device) for device in ("cpu", "cuda")]
+    devices = ("cpu",) if name == "cpu" else ("cuda", "cpu")
+    found = [_selection.available(operator, name, device) for device in devices]
     return max(found, key=lambda entry: entry[0])
 
 

@@ -19,9 +19,16 @@ from abkd_fast.kernels.dropout import (
     keeps_quads,
     load_seed,
 )  # fmt: skip
-from abkd_fast.kernels.launch import MOST_REGISTERS, layer_blocks, tl_dtype
+from abkd_fast.kernels.launch import (
+    MOST_REGISTERS,
+    LayerBlocks,
+    layer_blocks,
+    layer_candidates,
+    tl_dtype,
+)  # fmt: skip
 from abkd_fast.kernels.rows import load_row
 from abkd_fast.kernels.spmm import sum_edges, sum_hubs, sum_rows
+from abkd_fast.kernels.tuning import tuned
 
 # Three products of tensor cores in TF32 have the digits of float32.
 PRECISION = "tf32x3"
@@ -125,7 +132,8 @@ def conv_kernel(
                 ACC, QUADS, BLOCK_R, BLOCK_K,
             )  # fmt: skip
         if mixed_ptr is not None:
-            tl.store(mixed_ptr + offset, tile, mask=mask & (first == 0))
+            if first == 0:  # one program of a block of rows writes it
+                tl.store(mixed_ptr + offset, tile, mask=mask)
         if weight_ptr is not None:
             weight = load_weight(
                 weight_ptr, k, m, width, width_out, stride_k, stride_m, beta, ACC, IDENTITY
@@ -173,24 +181,31 @@ class Layer:
         """(result [rows, M], column sums [M] or [0])."""
         x, width = self.x, self.x.size(1)
         width_out = width if self.weight is None else self.weight.size(1)
-        out = x.new_empty(self.rows, width_out)
         block = layer_blocks(x, width, width_out, self.weight is not None, self.edges is not None)
-        if self.edges is not None and self.weight is not None and width_out > block.columns:
-            return self._unfused()
-        blocks = triton.cdiv(self.rows, block.rows)
-        sums = x.new_empty(blocks if self.column_sums else 0, width_out, dtype=torch.float64)
-        if out.numel() > 0:
-            self._launch(out, sums, block, (blocks, triton.cdiv(width_out, block.columns)))
-        return out, sums.sum(0).to(x.dtype) if self.column_sums else x.new_empty(0)
-
-    def _unfused(self) -> tuple[Tensor, Tensor]:
-        """The columns of the result do not fit one program: aggregate once for all of them."""
-        assert self.edges is not None
+        if self.edges is None:
+            return self._launch(block, width_out)
         rowptr, col, value = self.edges
-        self.x, self.edges = sum_rows(rowptr, col, value, self.x), None
-        return self.run()
+        if self.weight is not None and width_out > block.columns:
+            # The columns of the result do not fit one program: aggregate once for all of them.
+            self.x, self.edges = sum_rows(rowptr, col, value, x), None
+            return self.run()
 
-    def _launch(self, out: Tensor, sums: Tensor, block, grid: tuple[int, int]) -> None:
+        def run(blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+            return self._launch(LayerBlocks(*blocks), width_out)
+
+        op = "conv" if self.weight is None else f"conv to {width_out}"
+        degree = col.numel() / max(self.rows, 1)
+        return run(tuned(op, x, degree, block, layer_candidates(block), run))
+
+    def _launch(self, block: LayerBlocks, width_out: int) -> tuple[Tensor, Tensor]:
+        out = self.x.new_empty(self.rows, width_out)
+        blocks = triton.cdiv(self.rows, block.rows)
+        sums = out.new_empty(blocks if self.column_sums else 0, width_out, dtype=torch.float64)
+        if out.numel() > 0:
+            self._start(out, sums, block, (blocks, triton.cdiv(width_out, block.columns)))
+        return out, sums.sum(0).to(out.dtype) if self.column_sums else out.new_empty(0)
+
+    def _start(self, out: Tensor, sums: Tensor, block: LayerBlocks, grid: tuple[int, int]) -> None:
         rowptr = col = value = hubs = None
         chunk = 0
         if self.edges is not None:

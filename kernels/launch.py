@@ -1,4 +1,4 @@
-"""Block sizes of launches, by width and mean degree; tuned ones are read from a file."""
+"""Block sizes of launches, by width and mean degree, and what to try beside them (tuning.py)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tl_dtype(dtype: torch.dtype) -> tl.dtype:
     return _DTYPES[dtype]
 
 
-def row_blocks(op: str, x: Tensor, degree: float) -> RowBlocks:
+def row_blocks(x: Tensor, degree: float) -> RowBlocks:
     """Blocks for features x [*, F] of rows with ``degree`` edges on average.
 
     A program of one warp needs no barriers, and waits for no row but its own; 16 elements a thread
@@ -40,6 +40,15 @@ def row_blocks(op: str, x: Tensor, degree: float) -> RowBlocks:
     warps = 2 if features * x.element_size() > 512 else 1
     rows = min(max(warps * (256 if wide else 512) // (edges * features), 1), 16)
     return RowBlocks(rows, edges, features, warps)
+
+
+def row_candidates(default: RowBlocks) -> list[RowBlocks]:
+    """Other blocks worth timing: more or fewer rows and edges at a time, more warps."""
+    return [
+        RowBlocks(max(warps * 512 // (edges * default.features), 1), edges, default.features, warps)
+        for warps in (1, 2, 4)
+        for edges in (2, 4, 8, 16)
+    ]
 
 
 class EdgeBlocks(NamedTuple):
@@ -80,6 +89,15 @@ def layer_blocks(
         edges = max(min((1024 if wide else 2048) // (16 * features), 4), 1)
         return LayerBlocks(16, edges, features, columns, 4, 1)
     return LayerBlocks(32, 1, features if transforms else columns, columns, 4, 2)
+
+
+def layer_candidates(default: LayerBlocks) -> list[LayerBlocks]:
+    """Other blocks worth timing for a layer that aggregates."""
+    return [
+        default._replace(rows=rows, edges=edges, warps=warps)
+        for rows, warps in ((16, 2), (16, 4), (32, 4), (32, 8))
+        for edges in (1, 2, 4)
+    ]
 
 
 def gradient_blocks(x: Tensor) -> LayerBlocks:

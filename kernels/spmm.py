@@ -7,8 +7,9 @@ import triton.language as tl
 from torch import Tensor
 
 from abkd_fast._checks import accumulation_dtype
-from abkd_fast.kernels.launch import RowBlocks, row_blocks, tl_dtype
+from abkd_fast.kernels.launch import RowBlocks, row_blocks, row_candidates, tl_dtype
 from abkd_fast.kernels.rows import chunk_size, edge_ranges, hub_of_chunk
+from abkd_fast.kernels.tuning import tuned
 
 
 @triton.jit
@@ -110,10 +111,16 @@ def sum_rows(
     edges = x.size(0) if col is None else col.numel()
     out = x.new_empty(rows, width)
     if out.numel() > 0:
-        chunk, block = chunk_size(edges), row_blocks("spmm", x, edges / rows)
-        operands = (rowptr, col, value, perm, arg)
-        programs = triton.cdiv(rows, block.rows)
-        _launch(operands, x.contiguous(), out, edges, chunk, block, mean, programs)
+        x, operands = x.contiguous(), (rowptr, col, value, perm, arg)
+
+        def run(blocks: tuple[int, ...]) -> None:
+            block = RowBlocks(*blocks)
+            programs = triton.cdiv(rows, block.rows)
+            _launch(operands, x, out, edges, chunk_size(edges), block, mean, programs)
+
+        op = "spmm" if perm is None else "spmm_extremum_dx"
+        default = row_blocks(x, edges / rows)
+        run(tuned(op, x, edges / rows, default, row_candidates(default), run))
     return out
 
 
@@ -128,7 +135,7 @@ def sum_hubs(
     if chunk == 0 or x.size(1) == 0:
         return None, 0
     out = x.new_empty(rowptr.numel() - 1, x.size(1))
-    block = row_blocks("spmm", x, chunk)
+    block = row_blocks(x, chunk)
     _launch((rowptr, col, value, None, None), x, out, col.numel(), chunk, block, False, 0)
     return out, chunk
 

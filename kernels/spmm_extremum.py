@@ -11,8 +11,9 @@ import triton.language as tl
 from torch import Tensor, int64
 
 from abkd_fast._checks import accumulation_dtype
-from abkd_fast.kernels.launch import row_blocks, tl_dtype
+from abkd_fast.kernels.launch import RowBlocks, row_blocks, row_candidates, tl_dtype
 from abkd_fast.kernels.rows import chunk_size, edge_ranges, hub_of_chunk
+from abkd_fast.kernels.tuning import tuned
 
 
 @triton.jit
@@ -141,26 +142,36 @@ def extremum_of_rows(
     arg = rowptr.new_empty(rows if winners else 0, width)
     if out.numel() == 0:
         return out, arg
-    kept = arg if winners else None
-    chunk = chunk_size(edges)
-    block = row_blocks("spmm_extremum", x, edges / rows)
+    x, kept = x.contiguous(), arg if winners else None
+
+    def run(blocks: tuple[int, ...]) -> None:
+        _launch((rowptr, col, value, x, out, kept), edges, RowBlocks(*blocks), maximum)
+
+    default = row_blocks(x, edges / rows)
+    run(tuned("spmm_extremum", x, edges / rows, default, row_candidates(default), run))
+    return out, arg
+
+
+def _launch(
+    operands: tuple[Tensor | None, ...], edges: int, block: RowBlocks, maximum: bool
+) -> None:
+    rowptr, _, _, x, out, arg = operands
+    assert rowptr is not None and x is not None and out is not None
+    (rows, width), chunk, acc = out.shape, chunk_size(edges), accumulation_dtype(x)
     chunks = triton.cdiv(edges, chunk) if chunk else 0
-    acc = accumulation_dtype(x)
     partial = x.new_empty(2 * chunks, width, dtype=acc) if chunk else None
     partial_arg = rowptr.new_empty(2 * chunks, width, dtype=int64) if chunk else None
     tiles = triton.cdiv(width, block.features)
     constants = {"MAXIMUM": maximum, "CHUNK": chunk, "ACC": tl_dtype(acc)}
     spmm_extremum_kernel[(2 * chunks + triton.cdiv(rows, block.rows), tiles)](
-        rowptr, col, value, x.contiguous(), out, kept, partial, partial_arg, rows, edges, width,
-        **constants, BLOCK_R=block.rows, BLOCK_E=block.edges, BLOCK_F=block.features,
-        num_warps=block.warps,
+        *operands, partial, partial_arg, rows, edges, width, **constants,
+        BLOCK_R=block.rows, BLOCK_E=block.edges, BLOCK_F=block.features, num_warps=block.warps,
     )  # fmt: skip
     if chunk:
         extremum_hubs_kernel[(chunks, tiles)](
-            rowptr, partial, partial_arg, out, kept, rows, edges, width, **constants,
+            rowptr, partial, partial_arg, out, arg, rows, edges, width, **constants,
             BLOCK_R=block.rows, BLOCK_F=block.features, num_warps=block.warps,
         )  # fmt: skip
-    return out, arg
 
 
 def spmm_extremum(
