@@ -3,6 +3,8 @@
 from abkd_fast import data as data
 from abkd_fast import nn as nn
 from abkd_fast import ops as ops
+from abkd_fast._backend import backend as backend
+from abkd_fast._backend import backend_of as backend_of
 from abkd_fast._csr import DegreeStats as DegreeStats
 from abkd_fast._version import __version__ as __version__
 from abkd_fast.callbacks import Callback as Callback

@@ -1,8 +1,8 @@
-"""Operator schemas, and which implementation serves each: C++ kernels or plain torch.
+"""Operator schemas, and which implementation serves each: C++, Triton or plain torch.
 
 Importing this module loads the extension ``abkd_fast._C``, whose import registers the kernels. An
-installation without it gets the reference implementations, and one line on stderr that says why.
-``ABKD_NO_EXTENSION=1`` asks for that.
+installation without it gets the reference implementations on the CPU, and one line on stderr that
+says why. ``ABKD_NO_EXTENSION=1`` asks for that.
 """
 
 from __future__ import annotations
@@ -11,9 +11,13 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
+
+from abkd_fast._selection import BACKENDS as BACKENDS
+from abkd_fast._selection import Selection
 
 # What the operators are called with; csrc/library.cpp defines the same, and a test compares.
 SCHEMAS = {
@@ -93,15 +97,37 @@ _isa, _why = _load()
 if _isa is None:
     print(f"abkd_fast: using plain torch, which is slower: {_why}", file=sys.stderr)
 
+_selection = Selection("abkd_fast", _isa is not None, _why)
+
 
 def register(name: str, reference: Callable[..., object], fake: Callable[..., object]) -> None:
-    """Register ``reference`` for the devices that have no kernel, and the shape rule ``fake``."""
-    native = hasattr(torch.ops.abkd_fast, name)
-    if not native:
+    """Register an operator: ``reference`` where no kernel serves, and the shape rule ``fake``."""
+    if not hasattr(torch.ops.abkd_fast, name):
         _library.define(name + SCHEMAS[name])
-    for device in ("CUDA",) if native else ("CPU", "CUDA"):
-        _library.impl(name, torch.no_grad()(reference), device)
     torch.library.register_fake(f"abkd_fast::{name}", fake, lib=_library)
+    _selection.add(name, reference)
+
+
+@contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Within the context, every op that the back end has is served by it, the others as before.
+
+    For tests, comparisons and benchmarks. The choice holds for the whole process (the backward of
+    CUDA tensors runs in threads of its own) and for graphs that are compiled already; no other
+    thread may run ops while it changes. ``backend_of`` tells what serves an op within the context.
+
+    Args:
+        name: ``"cpu"`` (C++), ``"triton"`` (a GPU, or ``TRITON_INTERPRET=1`` in the environment
+            before the first use), ``"cuda"`` (C++) or ``"reference"`` (plain torch).
+
+    Raises:
+        ValueError: unknown, or not available here; says why.
+    """
+    _selection.push(name)
+    try:
+        yield
+    finally:
+        _selection.pop()
 
 
 def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
@@ -112,17 +138,32 @@ def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
         device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
-        ``("cpu", why)`` for the C++ kernels, ``("torch", why)`` for an op that is written in
-        torch operations, or ``("reference", why)`` for the plain definition.
+        ``("cpu", why)``, ``("triton", why)`` or ``("cuda", why)`` for kernels, ``("torch", why)``
+        for an op that is written in torch operations, or ``("reference", why)`` for the plain
+        definition.
     """
-    if op_name not in SCHEMAS:
-        module = f"abkd_fast.reference.{op_name}"
-        if not op_name.isidentifier() or importlib.util.find_spec(module) is None:
-            raise ValueError(f"op_name must be an op of abkd_fast.ops, got {op_name!r}")
-        parts = [name for name in SCHEMAS if name.startswith(f"{op_name}_")]  # Python joins them
-        if parts and _isa is not None and torch.device(device).type == "cpu":
-            return "cpu", _why
+    operator, kind = _operator_of(op_name), torch.device(device).type
+    if kind not in ("cpu", "cuda"):
+        return "reference", f"no kernel for {device}"
+    name, why = _selection.serving(operator, kind)
+    if operator != op_name and name == "reference":
         return "torch", "one pass over node blocks, in torch matrix products"
-    if torch.device(device).type != "cpu":
-        return "reference", f"no kernel for {device} yet"
-    return ("reference" if _isa is None else "cpu"), _why
+    return name, why
+
+
+def has_backend(op_name: str, name: str) -> tuple[bool, str]:
+    """Whether a back end of :func:`backend` has an op on some device, and why."""
+    operator = _operator_of(op_name)
+    found = [_selection.available(operator, name, device) for device in ("cpu", "cuda")]
+    return max(found, key=lambda entry: entry[0])
+
+
+def _operator_of(op_name: str) -> str:
+    """The operator that does the work of an op of ``abkd_fast.ops``."""
+    if op_name in SCHEMAS:
+        return op_name
+    parts = [name for name in SCHEMAS if name.startswith(f"{op_name}_")]  # Python joins them
+    module = f"abkd_fast.reference.{op_name}"
+    if not parts or not op_name.isidentifier() or importlib.util.find_spec(module) is None:
+        raise ValueError(f"op_name must be an op of abkd_fast.ops, got {op_name!r}")
+    return parts[0]

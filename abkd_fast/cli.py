@@ -134,18 +134,27 @@ def _doctor(argv: list[str]) -> None:
     from rich.table import Table
 
     from abkd_fast import ops
-    from abkd_fast._backend import backend_of
+    from abkd_fast._backend import BACKENDS, backend_of, has_backend
     from abkd_fast.metrics import environment
 
     tyro.cli(_no_options, prog="abkd-fast doctor", args=argv)
-    table = Table("op", "back end", "why", title="back ends on the CPU")
+    table = Table("op", *BACKENDS, "serves CPU", "serves CUDA", title="back ends")
+    whys: dict[tuple[str, str], list[str]] = {}
     for op in ops.OPS:
-        table.add_row(op, *backend_of(op))
+        found = [has_backend(op, name) for name in BACKENDS]
+        for name, (_, why) in zip(BACKENDS, found, strict=True):
+            whys.setdefault((name, why), []).append(op)
+        marks = ["yes" if there else "no" for there, _ in found]
+        table.add_row(op, *marks, backend_of(op)[0], backend_of(op, "cuda")[0])
+    reasons = Table("back end", "why", "ops", title="why")
+    for (name, why), served in sorted(whys.items()):
+        reasons.add_row(name, why, ", ".join(served))
     facts = Table("what", "found", title="environment")
     for name, value in environment().items():
         facts.add_row(name, str(value))
     console = Console()
     console.print(table)
+    console.print(reasons)
     console.print(facts)
 
 

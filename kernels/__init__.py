@@ -1,1 +1,15 @@
-"""GPU kernels; installed and imported as ``abkd_fast.kernels``."""
+"""GPU kernels in Triton; installed and imported as ``abkd_fast.kernels``.
+
+A module holds kernels and, under the name and with the arguments of the operator that it serves
+(``abkd_fast._backend.SCHEMAS``), the function that launches them. Importing this package does not
+import triton.
+"""
+
+# The module of every operator that has kernels.
+MODULES = {
+    "spmm": "spmm",
+    "sddmm": "sddmm",
+    "spmm_extremum": "spmm_extremum",
+    "spmm_extremum_dx": "spmm",
+    "spmm_extremum_dvalue": "sddmm",
+}

@@ -1,16 +1,33 @@
 import os
 import random
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import abkd_fast
+
+# Where there is no GPU, Triton's kernels run in its interpreter: read when they are imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
 
 def pytest_configure(config):
     # Fills torch.empty with NaN (or the largest integer): output that nobody wrote fails a test.
     torch.use_deterministic_algorithms(True, warn_only=True)
     config.addinivalue_line("filterwarnings", "ignore:Sparse CSR tensor support:UserWarning")
+    # The interpreter computes with numpy, which warns where a kernel meets NaN or overflows.
+    config.addinivalue_line("filterwarnings", "ignore:.* encountered in .*:RuntimeWarning")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def chosen_backend():
+    """ABKD_TEST_BACKEND runs a test file on another back end; test_backend.py sets it."""
+    name = os.environ.get("ABKD_TEST_BACKEND")
+    with abkd_fast.backend(name) if name else nullcontext():
+        yield
 
 
 @pytest.fixture(autouse=True)

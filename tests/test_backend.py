@@ -1,5 +1,7 @@
 """Which implementation serves an op, the notice when it is not the kernels, and all of them."""
 
+import importlib
+import inspect
 import os
 import re
 import shutil
@@ -10,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import abkd_fast.ops  # noqa: F401  (registers the ops)
-from abkd_fast import _backend
-from abkd_fast._backend import SCHEMAS, backend_of
+from abkd_fast import _backend, backend, kernels, reference
+from abkd_fast._backend import SCHEMAS, backend_of, has_backend
+from abkd_fast.ops import spmm
+from abkd_fast.testing import random_graph
 
 ROOT = Path(__file__).parent.parent
 BUILT = backend_of("spmm")[0] == "cpu"
@@ -21,7 +24,7 @@ PRINT_BACKEND = "import abkd_fast.ops; from abkd_fast._backend import *; print(*
 
 
 def run(*command, **environment):
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("ABKD_")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("ABKD_", "TRITON_"))}
     return subprocess.run(
         command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=600
     )
@@ -46,10 +49,93 @@ def test_backend_of():
     ]
     torch_pass = ("torch", "one pass over node blocks, in torch matrix products")
     assert backend_of("layer_pair") == ((backend, why) if BUILT else torch_pass)
-    assert backend_of("layer_pair", "cuda") == torch_pass
-    assert backend_of("spmm", "cuda") == ("reference", "no kernel for cuda yet")
+    assert backend_of("spmm", "cuda") == served_by_triton("spmm")
+    assert backend_of("spmm", "meta") == ("reference", "no kernel for meta")
     with pytest.raises(ValueError, match="op_name must be an op of abkd_fast.ops, got 'spam'"):
         backend_of("spam")
+
+
+def served_by_triton(op):
+    """What serves an op on CUDA tensors, with triton or without."""
+    there, why = has_backend(op, "triton")
+    return ("triton", "Triton kernels") if there else ("reference", why)
+
+
+def test_a_chosen_back_end_serves_within_the_context():
+    graph, x = random_graph(9, dtype=torch.float32), torch.randn(9, 3)
+    usual, served = spmm(graph, x), backend_of("spmm")
+    compiled = torch.compile(lambda x: spmm(graph, x), fullgraph=True, backend="aot_eager")
+    compiled(x)
+    with backend("reference"):
+        assert backend_of("spmm")[0] == backend_of("spmm", "cuda")[0] == "reference"
+        assert torch.equal(spmm(graph, x), reference.spmm(graph, x))
+        assert torch.equal(compiled(x), reference.spmm(graph, x))
+        if BUILT:
+            with backend("cpu"):
+                assert backend_of("spmm") == served
+                assert torch.equal(spmm(graph, x), usual)
+        assert backend_of("spmm")[0] == "reference"
+    assert backend_of("spmm") == served
+    assert torch.equal(spmm(graph, x), usual)
+
+
+def test_a_choice_ends_with_an_error_in_the_context():
+    served = backend_of("spmm")
+    with pytest.raises(KeyError), backend("reference"):
+        raise KeyError
+    assert backend_of("spmm") == served
+
+
+def test_a_choice_reaches_gradients():
+    graph = random_graph(9, 7, dtype=torch.float32)
+    seen = []
+    selection = _backend._selection
+    whole = dict(selection._references)
+
+    def spy(*arguments):
+        seen.append(arguments)
+        return whole["spmm"](*arguments)
+
+    selection._references["spmm"] = spy
+    try:
+        with backend("reference"):
+            x = torch.randn(7, 3, requires_grad=True)
+            spmm(graph, x).sum().backward()
+    finally:
+        selection._references["spmm"] = whole["spmm"]
+    assert len(seen) == 2  # forward, and backward on the transpose
+
+
+def test_back_ends_that_are_not_there_say_why(monkeypatch):
+    with pytest.raises(ValueError, match="backend must be one of cpu, triton, .*, got 'gpu'"):
+        backend("gpu").__enter__()
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="'cuda': the cuda back end does not take cpu"):
+            backend("cuda").__enter__()
+        monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+        with pytest.raises(ValueError, match="'triton': (Triton needs a GPU|triton is not inst)"):
+            backend("triton").__enter__()
+    assert backend_of("spmm")[0] in ("cpu", "reference")
+
+
+def test_without_the_extension_the_cpu_back_end_says_why():
+    code = "import abkd_fast as af; af.backend('cpu').__enter__()"
+    done = run(sys.executable, "-c", code, ABKD_NO_EXTENSION="1")
+    assert "backend must be available, got 'cpu': ABKD_NO_EXTENSION=1 is set" in done.stderr
+
+
+def test_every_launcher_has_the_arguments_of_its_operator():
+    if not has_backend("spmm", "triton")[0]:
+        pytest.skip(has_backend("spmm", "triton")[1])
+    for op, module in kernels.MODULES.items():
+        launcher = getattr(importlib.import_module(f"abkd_fast.kernels.{module}"), op)
+        names = [a.name for a in getattr(torch.ops.abkd_fast, op).default._schema.arguments]
+        assert list(inspect.signature(launcher).parameters) == names, op
+
+
+def test_importing_the_package_does_not_import_triton():
+    done = run(sys.executable, "-c", "import abkd_fast, sys; print('triton' in sys.modules)")
+    assert done.stdout == "False\n", done.stderr
 
 
 def test_reference_on_request_says_so_in_one_line():
@@ -97,6 +183,20 @@ def test_ops_on_the_other_back_ends(op, environment):
     files = sorted(str(path) for path in (ROOT / "tests").glob(f"test_{op}*.py"))
     chosen = ["-k", "not compiles", *files]
     done = run(*command, *chosen, OMP_NUM_THREADS="1", **environment)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", ["spmm"])
+def test_ops_in_the_interpreter_of_triton(op):
+    if not has_backend(op, "triton")[0]:
+        pytest.skip(has_backend(op, "triton")[1])
+    command = [str(Path(sys.executable).with_name("pytest")), "-q", "-p", "no:cacheprovider"]
+    files = sorted(str(path) for path in (ROOT / "tests").glob(f"test_{op}*.py"))
+    # The oracle's cases are in test_triton_*; thousands of rows are too many for an interpreter.
+    heavy = "matches_reference or agree_to_the_bit or hundred_thousand or third_derivatives"
+    chosen = ["-k", f"not ({heavy})", *files]
+    done = run(*command, *chosen, ABKD_TEST_BACKEND="triton", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
 
 
