@@ -1,9 +1,11 @@
 """The CUDA C++ kernels as implementations of the ops: each has the signature of its schema.
 
 ``abkd_fast._C_cuda`` is a module of its own, so that the CPU kernels load where CUDA does not. It
-registers ``torch.ops.abkd_fast.spmm_cuda`` and others; ``OPS`` names the ops they can serve on a
-GPU. Conv's dense transform stays with torch: its operand S is kept for the backward anyway, and
-cuBLAS multiplies it at the rate of the tensor cores.
+registers ``torch.ops.abkd_fast.spmm_cuda`` and others; :func:`load` puts the ops that they serve,
+``OPS``, under the dispatch key CUDA, where the table of back ends finds them.
+
+Conv's dense transform stays with torch: S is kept for the backward anyway, so that fusing would
+spare one read of it, and cuBLAS multiplies it at the rate of the tensor cores.
 """
 
 from __future__ import annotations
@@ -18,13 +20,21 @@ from torch import Tensor
 _FUSED_DROPOUT_DEGREE = 4
 
 
+_library: torch.library.Library | None = None
+
+
 def load() -> tuple[bool, str]:
-    """Whether the kernels are there, and why."""
+    """Import the kernels and register the ops they serve: whether they are there, and why."""
+    global _library
     try:
         importlib.import_module("abkd_fast._C_cuda")
     except ImportError as error:
         reason = str(error).splitlines()[0]
         return False, f"{reason}; build with nvcc, a CUDA build of torch and ABKD_CUDA=1"
+    if _library is None:
+        _library = torch.library.Library("abkd_fast", "IMPL")
+        for name, implementation in OPS.items():
+            _library.impl(name, torch.no_grad()(implementation), "CUDA")
     return True, "C++ extension, CUDA kernels"
 
 

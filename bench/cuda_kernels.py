@@ -113,7 +113,7 @@ def table(kernels: list[Kernel], release: str) -> str:
         "",
         f"Written by `python bench/cuda_kernels.py` with nvcc {release}; nothing here was run or",
         "measured on a GPU. Blocks have 256 threads. `columns x vectors` is what a lane holds of a",
-        "row; a vector is one 16-byte load, four edges' loads are under way at a time (dropout: four",
+        "row; a vector is one 16-byte load; four edges at a time are under way (dropout: four",
         "elements a thread). `join` is the second stage of rows of more than 2048 edges.",
         "",
         f"| {' | '.join(('op', 'dtype', 'columns x vectors', *heads))} |",

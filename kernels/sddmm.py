@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from abkd_fast.kernels.launch import edge_blocks, tl_dtype
+from abkd_fast.kernels.rows import find_rows
 from torch import Tensor
 
 from abkd_fast._checks import accumulation_dtype
-from abkd_fast.kernels.launch import edge_blocks, tl_dtype
-from abkd_fast.kernels.rows import find_rows
 
 
 @triton.jit

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from abkd_fast.kernels.launch import row_blocks, tl_dtype
+from abkd_fast.kernels.rows import chunk_size, edge_ranges, hub_of_chunk
 from torch import Tensor, int64
 
 from abkd_fast._checks import accumulation_dtype
-from abkd_fast.kernels.launch import row_blocks, tl_dtype
-from abkd_fast.kernels.rows import chunk_size, edge_ranges, hub_of_chunk
 
 
 @triton.jit

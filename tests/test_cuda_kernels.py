@@ -17,7 +17,7 @@ from abkd_fast.reference.spmm import op_spmm, op_spmm_extremum
 from abkd_fast.testing import GRAPHS, assert_no_worse, random_graph, sample_graph, wide_indices
 
 sys.path.insert(0, str(ROOT / "bench"))
-import cuda_kernels
+import cuda_kernels  # noqa: E402
 
 pytestmark = pytest.mark.slow
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
