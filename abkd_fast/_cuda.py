@@ -11,6 +11,8 @@ spare one read of it, and cuBLAS multiplies it at the rate of the tensor cores.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,7 +164,7 @@ def _sums_dtype(out: Tensor) -> torch.dtype:
     return torch.float64 if out.dtype == torch.float64 else torch.float32
 
 
-OPS = {
+OPS: dict[str, Callable[..., Any]] = {
     "spmm": spmm,
     "spmm_extremum": spmm_extremum,
     "dropout": dropout,
