@@ -5,9 +5,9 @@ TORCH_INDEX ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup demo test test-slow sanitize fuzz bench lint format clean
+.PHONY: setup demo test test-slow sanitize fuzz bench gpu-check lint format clean
 
 setup: $(READY)
 
@@ -47,6 +47,10 @@ bench: $(READY)
 	$(BIN)/python bench/bench_step.py
 	$(BIN)/python bench/bench_growth.py
 	$(BIN)/python bench/write_docs.py
+
+# On a machine with an NVIDIA GPU, with PYTHON's own packages: no virtual environment, no network.
+gpu-check:
+	$(PYTHON) bench/gpu_check.py
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 
 import torch
 
+from abkd_fast import _cuda
 from abkd_fast._selection import BACKENDS as BACKENDS
 from abkd_fast._selection import Selection
 
@@ -111,6 +112,8 @@ _isa, _why = _load()
 if _isa is None:
     print(f"abkd_fast: using plain torch, which is slower: {_why}", file=sys.stderr)
 
+if os.environ.get("ABKD_NO_EXTENSION") != "1":
+    _cuda.load()
 _selection = Selection("abkd_fast", _isa is not None, _why)
 
 

@@ -1,0 +1,124 @@
+"""layer_pair on a GPU against its plain PyTorch baselines: loss and all gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from gpu_timing import Step, take_turns
+from peers import best, eager
+from torch import Tensor
+
+from abkd_fast.ops import layer_pair, teacher_moments
+from abkd_fast.ops.layer_pair import prefers_moment_form
+
+NODES = 169_343  # ogbn-arxiv
+CONFIGS = {  # teacher layers, width, student layers, width
+    "64x64 -> 4x4": (64, 64, 4, 4),
+    "16x256 -> 4x64": (16, 256, 4, 64),
+    "2x750 -> 2x256": (2, 750, 2, 256),
+}
+R = 64
+PEERS = {"eager": eager, "best": best}
+
+
+def problem(config: str, nodes: int, device: str) -> tuple[list[Tensor], dict[str, Any]]:
+    """(teacher layers, the other arguments); what is trained is a leaf."""
+    num_teacher, width, num_student, student_width = CONFIGS[config]
+    torch.manual_seed(0)
+
+    def leaf(*shape: int, scale: float = 1.0) -> Tensor:
+        return (torch.randn(shape, device=device) * scale).requires_grad_()
+
+    layers = [torch.randn(nodes, width, device=device).relu_() for _ in range(num_teacher)]
+    states = [torch.randn(nodes, student_width, device=device) for _ in range(num_student)]
+    return layers, {
+        "student_states": [state.relu_().requires_grad_() for state in states],
+        "attention": torch.randn(num_teacher, num_student, device=device).softmax(1),
+        "teacher_maps": [leaf(width, R, scale=width**-0.5) for _ in range(num_teacher)],
+        "student_maps": [leaf(student_width, R, scale=student_width**-0.5) for _ in states],
+    }
+
+
+def make_step(loss_of: Callable[[], tuple[Tensor, Tensor]], case: dict[str, Any]) -> Step:
+    leaves = [*case["student_states"], *case["teacher_maps"], *case["student_maps"]]
+
+    def step() -> list[Tensor]:
+        loss, _ = loss_of()
+        return [loss.detach(), *torch.autograd.grad(loss, leaves)]
+
+    return step
+
+
+def steps_of(config: str, nodes: int, device: str) -> dict[str, Callable[[], Step]]:
+    """Makers of a step by side: each holds a teacher of its own, so one at a time."""
+
+    def ours(dtype: torch.dtype) -> Step:
+        layers, case = problem(config, nodes, device)
+        widths = [layer.size(1) for layer in layers]
+        teacher = torch.cat(layers, 1).to(dtype)
+        moments = teacher_moments(teacher, widths)
+        return make_step(lambda: layer_pair(teacher, widths, **case, moments=moments), case)
+
+    def peer(name: str, compiled: bool) -> Step:
+        layers, case = problem(config, nodes, device)
+        teacher: Any = PEERS[name].prepare(layers)
+        function: Callable[..., Any] = PEERS[name].layer_pair
+        if compiled:
+            backend = "inductor" if device == "cuda" else "eager"
+            function = torch.compile(function, backend=backend)
+        return make_step(lambda: function(teacher, **case), case)
+
+    makers: dict[str, Callable[[], Step]] = {
+        "abkd_fast": lambda: ours(torch.float32),
+        "abkd_fast bf16": lambda: ours(torch.bfloat16),
+    }
+    for name in PEERS:
+        makers[name] = lambda name=name: peer(name, False)
+        makers[f"{name}, torch.compile"] = lambda name=name: peer(name, True)
+    return makers
+
+
+def run(config: str, device: str, tiny: bool) -> list[dict[str, Any]]:
+    """One row: every side is checked against ours, timed alone and freed."""
+    nodes = 200 if tiny else NODES
+    times: dict[str, Any] = {}
+    left_out: dict[str, str] = {}
+    expected: list[Tensor] = []
+    for name, maker in steps_of(config, nodes, device).items():
+        mine = name.startswith("abkd_fast")
+        try:
+            step = maker()
+            found = step()
+            expected = expected or found
+            error = max(
+                float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)
+            )
+            bound = 2e-2 if name.endswith("bf16") else 1e-3  # torch may take TF32 products
+            if not error <= bound:
+                raise ArithmeticError(f"differs from abkd_fast by {error:.2g}")
+            times |= take_turns({name: step}, device, rounds=1 if tiny else 5)
+        except Exception as failure:  # a peer may run out of memory; ours may not fail
+            if mine:
+                raise
+            left_out[name] = f"{type(failure).__name__}: {str(failure).splitlines()[0][:120]}"
+        step = found = None  # type: ignore[assignment]
+        if device == "cuda":
+            torch.cuda.empty_cache()
+    return [
+        {"op": "layer_pair", "case": f"N={nodes}, {config}", "dtype": "float32", "nodes": nodes}
+        | work(config, nodes)
+        | {"ms": times, "left_out": left_out}
+    ]
+
+
+def work(config: str, nodes: int) -> dict[str, Any]:
+    """One read of the teacher in GB, and the products that read it in GFLOP."""
+    num_teacher, width, num_student, student_width = CONFIGS[config]
+    total, student = num_teacher * width, num_student * student_width
+    moment = prefers_moment_form(num_teacher, num_student, total, R, student)
+    flops = 4 * nodes * total * (student if moment else R)
+    form = "moment" if moment else "projection"
+    read = 4 * nodes * (total + 2 * student)
+    return {"form": form, "gb": 1e-9 * read, "gflop": 1e-9 * flops}
