@@ -12,4 +12,6 @@ MODULES = {
     "spmm_extremum": "spmm_extremum",
     "spmm_extremum_dx": "spmm",
     "spmm_extremum_dvalue": "sddmm",
+    "layer_pair_moment": "layer_pair",
+    "layer_pair_projection": "layer_pair",
 }

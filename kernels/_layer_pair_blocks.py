@@ -14,7 +14,6 @@ adds these rows in order. The chunks depend on shapes only: no atomics, same bit
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -100,26 +99,15 @@ def _reduce_kernel(parts, out, count, size, BLOCK_ROWS: tl.constexpr, BLOCK: tl.
     tl.store(out + columns, tl.sum(total, 0), mask=columns < size)
 
 
-def launch(
-    kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]
-) -> None:
-    """Run ``programs`` programs of a kernel on the current stream of its tensors' device.
-
-    Every kernel of layer_pair starts here, so that replacing this function records them all.
-    """
-    if programs == 0:
-        return
-    device = next(x.device for x in arguments.values() if isinstance(x, Tensor))
-    with torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+def launch(kernel: Any, programs: int, arguments: dict[str, Any], options: dict[str, Any]) -> None:
+    """Run ``programs`` programs of a kernel."""
+    if programs:
         kernel[(programs,)](**arguments, **options)
 
 
 def capability(device: torch.device) -> int:
-    """Major compute capability that block sizes are chosen for; 9 without a GPU.
-
-    Replacing this function makes a recorder of launches see another architecture's.
-    """
-    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 9
+    """Major compute capability that block sizes are chosen for; without a GPU, the least."""
+    return torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 8
 
 
 def reduce_parts(parts: Tensor) -> Tensor:
@@ -206,6 +194,8 @@ class NodeRows:
         """[N, C], zeros where not every node counts, or [0, C]."""
         if not wanted:
             return self.states.new_empty(0, self.states.size(1))
-        return torch.empty_like(self.states) if self.nodes is None else self.states.new_zeros(
-            self.states.shape
+        return (
+            torch.empty_like(self.states)
+            if self.nodes is None
+            else self.states.new_zeros(self.states.shape)
         )

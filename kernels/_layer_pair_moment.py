@@ -128,7 +128,9 @@ def _second_kernel(
         node = find_nodes(nodes, rows, mask)
         x = load_states(states, columns, centre, node, mask, left, columns)
         wx = x * load_weight(weight, rows, mask, dtype)[:, None]
-        total -= product(tl.trans(wx), load_states(states, columns, centre, node, mask, right, columns))
+        total -= product(
+            tl.trans(wx), load_states(states, columns, centre, node, mask, right, columns)
+        )
         row_sum += tl.sum(wx, 0)
     out = parts + chunk * size + second_at
     at = left[:, None] * columns + right[None, :]
@@ -137,9 +139,7 @@ def _second_kernel(
     tl.store(out + columns * columns + left, row_sum, mask=left < written)
 
 
-def _config(
-    teacher: Tensor, dtype: torch.dtype, columns: int, aligned: bool
-) -> dict[str, int]:
+def _config(teacher: Tensor, dtype: torch.dtype, columns: int, aligned: bool) -> dict[str, int]:
     """Block sizes that do not spill; a bfloat16 teacher takes half the registers.
 
     Rows that cannot be read in vectors take more of them, for addresses.
@@ -150,8 +150,8 @@ def _config(
     if dtype == torch.float64:
         return sizes | {"BLOCK_N": 16, "BLOCK_D": 32, "num_warps": 4, "num_stages": 1}
     if not aligned:
-        return sizes | {"BLOCK_N": 32, "BLOCK_D": 1024 // block_c}
-    rows = 64 if native or block_c == 16 else 32
+        return sizes | {"BLOCK_N": 32, "BLOCK_D": 1024 // block_c, "num_warps": 4}
+    rows = 64 if native and block_c == 32 else 32
     return sizes | {"BLOCK_N": rows, "BLOCK_D": (4096 if native else 2048) // block_c}
 
 

@@ -61,7 +61,7 @@ def _config(
     students, r = block(num_columns[0], 1024, 1), num_columns[1]
     width, student_width = max(widths), max(given.student_widths)
     if given.states.dtype == torch.float64:
-        sizes = (16, 16, block(width, 32), False, block(student_width, 32), 16)
+        sizes = (16, 16, 16, False, 16, 16)
         return _Config(*sizes, students, warps=4, stages=1)
     # Rows that cannot be read in vectors take registers for addresses.
     aligned = blocks.alignment([*widths, r, given.teacher.stride(0)])
@@ -71,8 +71,9 @@ def _config(
     columns = block(width, 128 if aligned > 1 else 64)
     two = aligned > 4 and want_map and major >= 9 and width > columns
     rows = 16 if aligned == 1 else 64 if major == 9 and not want_map else 32
-    sizes = (rows, 32, columns, two, student_columns, subspace)
-    warps = 8 if (want_map or major >= 10) and columns * subspace > 2048 else 4
+    depth = 16 if aligned < 8 else 32
+    sizes = (rows, depth, columns, two, student_columns, subspace)
+    warps = 8 if rows < 64 and columns * subspace >= 2048 else 4
     return _Config(*sizes, students, warps=warps, stages=1 if two else 2)
 
 
@@ -136,7 +137,9 @@ class _Projection:
             "s": self.s, "layers": self.students, "teachers": self.layers,
         }  # fmt: skip
         options = c.student_options(BLOCK_K=c.depth)
-        blocks.launch(kernels.states_kernel, chunks * self.students * self.r_tiles, project, options)
+        blocks.launch(
+            kernels.states_kernel, chunks * self.students * self.r_tiles, project, options
+        )
         teacher = summed | {
             "teacher": given.teacher, "stride_n": given.teacher.stride(0),
             "stride_d": given.teacher.stride(1), "weight": given.weight, "bias": bias, "u": u,
@@ -150,12 +153,19 @@ class _Projection:
             "BLOCK_N": c.rows, "BLOCK_K": c.depth, "BLOCK_D": c.columns, "BLOCK_R": c.subspace,
             "BLOCK_S": c.students, "num_warps": c.warps, "num_stages": c.stages,
         }  # fmt: skip
-        blocks.launch(kernels.teacher_kernel, chunks * len(self.tiles) * self.r_tiles, teacher, options)
+        blocks.launch(
+            kernels.teacher_kernel, chunks * len(self.tiles) * self.r_tiles, teacher, options
+        )
         if want_student:
             self._pull_back(rows, shared, summed | states, w, scaled)
 
     def _pull_back(
-        self, rows: int, shared: dict[str, Any], summed: dict[str, Any], w: Tensor, scaled_map: Tensor
+        self,
+        rows: int,
+        shared: dict[str, Any],
+        summed: dict[str, Any],
+        w: Tensor,
+        scaled: Tensor,
     ) -> None:
         """gs, dstudent_map and dstates of one pass."""
         c, num_tiles = self.config, len(self.student_tiles)
@@ -174,7 +184,7 @@ class _Projection:
         maps = summed | tiles | {"maps_at": sum(self.lengths[:3])}
         blocks.launch(kernels.maps_kernel, chunks * num_tiles * self.r_tiles, maps, options)
         gradient = shared | nodes | tiles | {
-            "maps": scaled_map, "dstates": self.dstates, "columns": self.dstates.size(1),
+            "maps": scaled, "dstates": self.dstates, "columns": self.dstates.size(1),
             "ALIGN": summed["ALIGN"],
         }  # fmt: skip
         programs = triton.cdiv(rows, options["BLOCK_N"]) * num_tiles
