@@ -177,13 +177,12 @@ def layer_pair_moment(
     (width, columns), dtype = products.shape, given.states.dtype
     aligned = blocks.alignment([teacher.stride(0), columns]) >= 8
     config = _config(teacher, dtype, columns, aligned)
-    block_n, block_c = config["BLOCK_N"], config["BLOCK_C"]
-    d_tiles = triton.cdiv(width, config["BLOCK_D"])
-    c_tiles = triton.cdiv(columns, block_c)
-    chunk_rows = given.chunk_rows(d_tiles * c_tiles, block_n)
+    d_tiles, c_tiles = (
+        triton.cdiv(x, config[block]) for x, block in ((width, "BLOCK_D"), (columns, "BLOCK_C"))
+    )
+    chunk_rows = given.chunk_rows(d_tiles * c_tiles, config["BLOCK_N"])
     pass_rows = given.pass_rows(d_tiles * columns, chunk_rows)
-    chunks = triton.cdiv(given.num_rows, chunk_rows)
-    size = (width + columns + 1) * columns
+    chunks, size = triton.cdiv(given.num_rows, chunk_rows), (width + columns + 1) * columns
     parts = given.states.new_empty(chunks, size)
     spread = given.states.new_empty(d_tiles if want_student else 0, pass_rows, columns)
     dstates = given.gradient(want_student)
@@ -191,17 +190,17 @@ def layer_pair_moment(
         "states": given.states, "centre": given.centre, "nodes": given.nodes,
         "weight": given.weight, "columns": columns, "num_rows": given.num_rows,
     }  # fmt: skip
-    cross = shared | {
+    summed = shared | {"parts": parts, "chunk_rows": chunk_rows, "size": size}
+    passed = {"spread": spread, "pass_rows": pass_rows}
+    cross = summed | passed | {
         "teacher": teacher, "stride_n": teacher.stride(0), "stride_d": teacher.stride(1),
         "products": products.contiguous(), "attention": attention.contiguous(),
         "teacher_layers": column_layers(tuple(widths), teacher.device),
         "state_layers": column_layers(given.student_widths, teacher.device),
-        "parts": parts, "spread": spread, "chunk_rows": chunk_rows, "pass_rows": pass_rows,
-        "width": width, "students": len(states), "size": size, "WANT_STUDENT": want_student,
+        "width": width, "students": len(states), "WANT_STUDENT": want_student,
     }  # fmt: skip
-    gradient = shared | {
-        "g": g.contiguous(), "row": row.contiguous(), "spread": spread, "dstates": dstates,
-        "pass_rows": pass_rows, "d_tiles": d_tiles,
+    gradient = shared | passed | {
+        "g": g.contiguous(), "row": row.contiguous(), "dstates": dstates, "d_tiles": d_tiles
     }  # fmt: skip
     small = {k: config[k] for k in ("BLOCK_N", "BLOCK_C", "num_stages")} | {"num_warps": 4}
     for first in range(0, given.num_rows, pass_rows):
@@ -209,14 +208,11 @@ def layer_pair_moment(
         programs = triton.cdiv(rows, chunk_rows) * d_tiles * c_tiles
         blocks.launch(_cross_kernel, programs, cross | {"first_row": first}, config)
         if want_student:
-            programs = triton.cdiv(rows, block_n) * c_tiles
-            options = small | {"BLOCK_K": block_c}
-            blocks.launch(
-                _state_gradient_kernel, programs, gradient | {"first_row": first}, options
-            )
-    second = shared | {
-        "parts": parts, "chunk_rows": chunk_rows, "second_at": width * columns, "size": size
-    }  # fmt: skip
+            programs = triton.cdiv(rows, config["BLOCK_N"]) * c_tiles
+            options = small | {"BLOCK_K": config["BLOCK_C"]}
+            arguments = gradient | {"first_row": first}
+            blocks.launch(_state_gradient_kernel, programs, arguments, options)
+    second = summed | {"second_at": width * columns}
     blocks.launch(_second_kernel, chunks * c_tiles**2, second, small)
     sums = blocks.reduce_parts(parts).view(-1, columns).split([width, columns, 1])
     return sums[0].clone(), sums[1].clone(), sums[2].flatten().clone(), dstates

@@ -222,8 +222,9 @@ def layer_pair_projection(
     """Launch the projection form; arguments as in ops._layer_pair_passes.projection_pass.
 
     The teacher may also be float16. Work 4 n D r on tensor cores, 2 n D r without dteacher_map;
-    the teacher is read from memory once. A layer wider than 256 is projected once for each 256
-    columns of its map's gradient, from the second-level cache.
+    the teacher is read from memory once. A layer wider than 128 (256 from sm_90 on) is projected
+    once for each so many columns of its map's gradient, by programs that run side by side and so
+    find its rows in the second-level cache.
     """
     given = NodeRows.of(teacher, states, nodes, weight, centre)
     wanted = (want_teacher_map, want_student)
