@@ -145,6 +145,51 @@ def _segment_csr_extremum_dsrc() -> Iterator[Sample]:
         yield name, (arg, x, graph(torch.int64)[0], EDGES)
 
 
+# Teacher and student widths, subspace: the reference configurations, and sizes that are odd.
+PAIRS = {
+    "64x64 -> 4x4": ([64] * 64, [4] * 4, 64),
+    "16x256 -> 4x64": ([256] * 16, [64] * 4, 64),
+    "2x750 -> 2x256": ([750] * 2, [256] * 2, 64),
+    "3x512 -> 2x32": ([512] * 3, [32] * 2, 256),
+    "9, 241 -> 6, 111": ([9, 241], [6, 111], 100),
+    "1 -> 1": ([1], [1], 1),
+}
+TEACHERS = ((torch.float32,) * 2, (torch.bfloat16, torch.float32), (torch.float64,) * 2)
+
+
+def pairs() -> Iterator[tuple[str, tuple[Any, ...], tuple[Tensor, ...], torch.dtype]]:
+    """(name, arguments down to centre, maps M and N and a [T, S], dtype); odd ones are masked."""
+    for teacher, dtype in TEACHERS:
+        for name, (widths, student_widths, r) in PAIRS.items():
+            odd = name.startswith("9")
+            nodes = (vector(1000, torch.int64), vector(1000, dtype)) if odd else (None, None)
+            states = [matrix(NODES, width, dtype) for width in student_widths]
+            given = matrix(NODES, sum(widths), teacher), widths, states, *nodes
+            maps = matrix(sum(widths), r, dtype), matrix(sum(student_widths), r, dtype)
+            attention = matrix(len(widths), len(student_widths), torch.float64)
+            label = f"{str(teacher)[6:]}, {name}"
+            yield label, (*given, vector(sum(student_widths), dtype)), (*maps, attention), dtype
+
+
+def _layer_pair_moment() -> Iterator[Sample]:
+    for name, given, (teacher_map, student_map, attention), dtype in pairs():
+        columns = student_map.size(0)
+        products = matrix(teacher_map.size(0), columns, torch.float64)
+        rows = matrix(columns, columns, dtype), matrix(1, columns, dtype)
+        for want in (True, False):
+            what = name if want else f"{name}, no gradient"
+            yield what, (*given, *rows, products, attention, want)
+
+
+def _layer_pair_projection() -> Iterator[Sample]:
+    wants = {"": (True, True), ", frozen map": (False, True), ", frozen student": (True, False)}
+    for name, given, (teacher_map, student_map, attention), dtype in pairs():
+        rows = [matrix(layers, teacher_map.size(1), dtype) for layers in attention.shape]
+        for what, want in wants.items():
+            maps = teacher_map, student_map, rows[0], attention, *rows
+            yield name + what, (*given, *maps, 0.5, *want)
+
+
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
@@ -158,4 +203,6 @@ SAMPLES = {
     "segment_csr_extremum": _segment_csr_extremum,
     "segment_csr_expand": _segment_csr_expand,
     "segment_csr_extremum_dsrc": _segment_csr_extremum_dsrc,
+    "layer_pair_moment": _layer_pair_moment,
+    "layer_pair_projection": _layer_pair_projection,
 }

@@ -19,4 +19,6 @@ MODULES = {
     "segment_csr_extremum": "segment_csr",
     "segment_csr_expand": "segment_csr",
     "segment_csr_extremum_dsrc": "segment_csr",
+    "layer_pair_moment": "layer_pair",
+    "layer_pair_projection": "layer_pair",
 }
