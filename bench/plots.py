@@ -108,7 +108,7 @@ def draw_step(reports: dict[str, Report]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained",
                                 width_ratios=[1.6, 1])  # fmt: skip
     left = [0.0] * len(ours)
-    for k, group in enumerate(("layer_pair", "layers", "Adam", "torch ops", "Python, autograd")):
+    for k, group in enumerate(("layer_pair", "layers", "Adam", "torch ops", "rest")):
         shares = [100 * grouped(row)[group] / sum(grouped(row).values()) for row in ours]
         axes[0].barh(names, shares, left=left, color=COLORS[k], label=group, height=0.6)
         left = [a + b for a, b in zip(left, shares, strict=True)]
@@ -141,7 +141,7 @@ def grouped(row: Report) -> dict[str, float]:
         else:
             groups["layers"] += ms
     rest = max(0.0, row["median_ms"] - sum(groups.values()))
-    return groups | {"Python, autograd": rest}
+    return groups | {"rest": rest}
 
 
 def _plain_ticks(axis: Axes, ticks: list[float]) -> None:
