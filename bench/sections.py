@@ -126,7 +126,7 @@ def step_section(report: dict[str, Any]) -> list[str]:
         *table(["case", "allocator", *TIMED], cells),
         "",
         "Milliseconds of our step by operator (torch.profiler, which slows small ones down); what",
-        "a median above has beyond their sum (*rest*) is Python, autograd, and caches that the other",
+        "a median above has beyond their sum (*rest*) is Python, autograd, and caches that other",
         "sides' turns left cold.",
         "",
         *breakdown_table(rows),
