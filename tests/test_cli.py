@@ -288,8 +288,11 @@ def test_interrupt_says_how_to_go_on(tmp_path):
 
     command = [str(Path(sys.executable).parent / "abkd-fast"), "distill", "--train.epochs", "99999"]
     command += ["--teacher", "gcnii-3x8", "--teacher-train.epochs", "5", "--out", "out"]
+    # A shell's background jobs, and so these tests perhaps, ignore the signal.
+    heed = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    launcher = [sys.executable, "-c", heed + "os.execv(sys.argv[1], sys.argv[1:])", *command]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        launcher, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     log = tmp_path / "out" / "seed0" / "log.jsonl"
     deadline = time.monotonic() + 60
