@@ -83,7 +83,7 @@ Tensor segment_csr_expand_cpu(Tensor out, Tensor indptr, int64_t size) {
           }
         },
         [&](int64_t first, int64_t stop) {
-          std::memset(to + first * bytes, 0, (stop - first) * bytes);
+          std::fill(to + first * bytes, to + stop * bytes, char(0));
         });
   }
   return result;
