@@ -27,8 +27,8 @@ def aggregate_features(graph: CSRGraph, x: Tensor | CSRGraph) -> Tensor | CSRGra
     With h output features, A (X W) takes nnz(X) h + E h multiplications and (A X) W takes
     nnz(A X) h, forward and backward alike. A dense A X has as many entries as X and always pays,
     up to ``MAX_BYTES``. A sparse one has more: neighbours share few words, so bags of words do
-    not pay (Cora 2.9 times the cost, PubMed 2.4), but one-hot features do. The product is
-    given up as soon as it is too large, and takes memory of the order of X and the graph.
+    not pay (Cora's and PubMed's cost more than twice as much), but one-hot features do. The product
+    is given up as soon as it is too large, and takes memory of the order of X and the graph.
 
     Args:
         graph: A [N, N], with weights that may require grad.

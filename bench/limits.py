@@ -10,9 +10,8 @@ REST = {
     "spmm": "Rows come from caches, up to the width where x leaves them. Below width 32, what each "
     "row costs beside its edges (its loop's end is mispredicted); beyond the last-level cache, "
     "the latency of random rows and of their address translation (see Growth).",
-    "conv": "PubMed, one thread, CPU time: at width 64, 6.1 ms, of which dropout 1.1; torch's "
-    "three products of these shapes alone take 4.8. At width 256, 52 ms, dropout 4, torch's "
-    "products 80. At width 4, what each row costs (its loop's end, its stores), not bytes.",
+    "conv": "Wide: the product, and Philox's integers for the mask. At width 4, what each row "
+    "costs (its loop's end, its stores), not bytes.",
     "dropout": "Philox: some 20 integer operations an element, twice with the backward.",
     "segment_csr": "The rows are read once and nothing is computed: memory, and below width 32 the "
     "mispredicted end of every segment.",

@@ -10,36 +10,24 @@ from limits import REST, points
 Row = dict[str, Any]
 Rows = list[Row]
 NATIVE_BF16 = """\
-*bf16* halves what is read from memory; its products are those of float32. AVX512-BF16's dot product
-takes bfloat16 on both sides, so the student's factor would have to be split into a sum of bfloat16
-terms. Tried on the moment form's two products in cache (240 nodes, 4096 teacher columns, 16 student
-columns, one thread), with the largest error over the largest entry: the float32 kernel 250 GFLOP/s
-and 4e-07; two terms 0.96 times its speed and 2e-06; three terms 0.62 times and 5e-07. Conversions
-of 16-bit storage use vector instructions; the native f32 to bf16 one was no faster than the integer
-steps (0.50 against 0.47 ns for 16 values) once it rounds subnormals as torch does."""
-SHORT_ROWS = """
-p2p-Gnutella31 at width 16 was the one case below 1.5x. Its rows have 5.2 edges, 44 % of them two.
-`perf stat` counted 84 instructions and 0.99 mispredicted branches a row (the end of the row's
-loop), and with all sources in the first-level cache a row cost only 6 % less: branches, not memory.
-Tried, on that graph: prefetching (7 to 13 % slower), four edges at a time with masks (no gain), a
-switch on the degree (5 to 6 % slower), one loop over all edges without branches (10 % slower: its
-sums wait for each other), and blocks of 256 rows taken by degree, which is kept: 106 instructions
-and 0.09 mispredictions a row, 1.2x faster. It serves graphs of many short rows (fewer than 8 edges
-on average) whose features take 8 MB or less. Elsewhere it breaks the streams of columns and
-weights: on ogbn-arxiv at width 16 it took 1.7x the time.
-""".strip()
-GROWTH = """
-On features that the user allocated, two costs of a random row grow with N. The kernel's loop alone,
-CPU time of one thread of a shared machine, ns an edge at 10^6, 3 10^6 and 10^7 nodes: 4.7, 6.3, 9.1
-with x in pages of 4 KB; 3.3, 3.9, 4.1 in pages of 2 MB; 2.0, 2.1, 2.2 where the sources also lie in
-a window of 10^5 nodes, which caches hold (exponents 1.29, 1.09, 1.04). So most of it is *address
-translation*, and the rest *caches*: at 10^6 nodes x is but four times the last-level cache, which
-still serves some rows. Outputs of our ops of 4 MB or more ask for 2 MB pages, so hidden states
-have them; for inputs, `THP_MEM_ALLOC_ENABLE=1` makes torch ask. Tried: prefetching 8 to 256 edges
-ahead, into the first- or the second-level cache: 64 into the first, what the kernel does, is within
-7 % of the best at every size in 2 MB pages (at 10^6: 4.8 ns without, 4.0 at 32, 3.3 at 64, 3.1 at
-128, 3.3 at 256).
-""".strip()
+*bf16* halves what is read from memory; its products are those of float32. AVX512-BF16's dot
+product takes bfloat16 on both sides, so the student's factor would have to be split into a sum of
+bfloat16 terms: two of them were no faster than the float32 kernel and less exact, three slower.
+Conversions of 16-bit storage use vector instructions; the native one from float32 to bfloat16 was
+no faster than the integer steps once it rounds subnormals as torch does."""
+SHORT_ROWS = """\
+Graphs of many short rows (fewer than 8 edges on average; p2p-Gnutella31, PubMed) whose features
+take 8 MB or less are taken in blocks of 256 rows by degree: the end of a row's loop is what such
+rows cost, and is then predicted. Tried on p2p-Gnutella31 without gain: prefetching, four edges at
+a time with masks, a switch on the degree, one loop over all edges without branches. On longer
+rows and larger features the order breaks the streams of columns and weights."""
+GROWTH = """\
+*4 KB pages*: features as torch allocates them; *2 MB pages*: what `THP_MEM_ALLOC_ENABLE=1` makes
+torch ask for, and what outputs of our ops of 4 MB or more have; *local*: the same with sources in
+a window of 10^5 nodes, which caches hold. So what makes an edge dearer as N grows is first
+*address translation*, then *caches*: at 10^6 nodes x is but a few times the last-level cache,
+which still serves some rows. Tried: prefetching 8 to 256 edges ahead into the first- or
+second-level cache; 64 into the first, what the kernel does, was as good as any."""
 
 
 def machine(report: dict[str, Any]) -> str:

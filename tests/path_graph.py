@@ -20,7 +20,7 @@ def edges_of(data):
     return set(map(tuple, data.edge_index.t().tolist()))
 
 
-def check(data):
+def assert_is_the_path_graph(data):
     assert edges_of(data) == BOTH
     assert torch.equal(data.dense_x, torch.from_numpy(X))
     assert data.y.tolist() == Y.tolist()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from path_graph import EDGES, SPLIT, X, Y, check
+from path_graph import EDGES, SPLIT, X, Y, assert_is_the_path_graph
 
 from abkd_fast.data import DataError, ReadOptions, from_folder, load_path
 
@@ -47,7 +47,7 @@ def write(folder, drop=(), **changes):
     ],
 )
 def test_folder_layouts(tmp_path, drop, extra):
-    check(load_path(write(tmp_path / "mine", drop, **extra), undirected=True))
+    assert_is_the_path_graph(load_path(write(tmp_path / "mine", drop, **extra), undirected=True))
 
 
 def test_folder_details(tmp_path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import scipy.sparse
-from path_graph import EDGES, SPLIT, X, Y, check, edges_of, mask
+from path_graph import EDGES, SPLIT, X, Y, assert_is_the_path_graph, edges_of, mask
 
 from abkd_fast import CSRGraph
 from abkd_fast.data import DataError, from_npz, load_path
@@ -52,7 +52,7 @@ def save(tmp_path, arrays, drop=(), **changes):
     ],
 )
 def test_npz_layouts(tmp_path, drop, extra):
-    check(load_path(save(tmp_path, NPZ, drop, **extra), undirected=True))
+    assert_is_the_path_graph(load_path(save(tmp_path, NPZ, drop, **extra), undirected=True))
 
 
 def test_npz_sparse_features_stay_sparse(tmp_path):

@@ -211,6 +211,15 @@ def test_kd_is_its_formula():
     torch.testing.assert_close(mean(student, teacher) * 3, expected)
 
 
+def test_kd_does_not_round_the_teacher_to_a_16_bit_student():
+    teacher, student = problem()
+    student.logits = student.logits.detach().bfloat16()
+    loss = KD()(student, teacher)
+    student.logits = student.logits.to(teacher.logits.dtype)
+    torch.testing.assert_close(loss, KD()(student, teacher))
+    assert loss.dtype == teacher.logits.dtype
+
+
 def test_kd_of_equal_scores_is_zero_with_zero_gradient():
     teacher, student = problem()
     student.logits = teacher.logits.clone().requires_grad_()

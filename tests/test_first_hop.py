@@ -9,6 +9,7 @@ from helpers import small_data
 from abkd_fast import CSRGraph, _first_hop, reference
 from abkd_fast._first_hop import aggregate_features
 from abkd_fast.capture import call_model
+from abkd_fast.data import load
 from abkd_fast.nn import GCN, GCNConv
 from abkd_fast.testing import GRAPHS, assert_no_worse, random_graph, sample_graph
 
@@ -180,3 +181,11 @@ def test_what_inference_computed_can_be_trained_on(sparse):
     assert torch.equal(out, scores)
     out.sum().backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("name", ["cora", "citeseer", "pubmed"])
+def test_bags_of_words_would_cost_more_than_twice_as_much(abkd_data, name):
+    data = load(name)
+    graph = data.graph.gcn_norm()
+    entries = (graph.to_scipy() @ data.x.to_scipy()).nnz
+    assert entries > 2 * (data.x.num_edges + graph.num_edges) and data.aggregated_x is None

@@ -116,7 +116,7 @@ class Watch(Callback):
         return max((event.self_cpu_memory_usage, event.name) for event in events)
 
 
-def steady(teacher, student, graph_data, objective):
+def assert_steady(teacher, student, graph_data, objective):
     watch = Watch()
     config = TrainConfig(epochs=5)
     Distiller(teacher, student, graph_data, objective, config=config, callbacks=[watch]).fit()
@@ -140,11 +140,22 @@ def test_training_steps_allocate_nothing_of_the_size_of_a_column(graph_data, fam
     widths = graph_data.num_features, graph_data.num_classes
     build = {"gcnii": af_nn.GCNII, "gcn": af_nn.GCN, "mlp": af_nn.MLP}[family]
     teacher = build(widths[0], 64, 3, widths[1], dropout=0.5)
-    steady(None, teacher, graph_data, None)
+    assert_steady(None, teacher, graph_data, None)
     student = build(widths[0], 4, 2, widths[1], dropout=0.1)
     teacher = af_nn.GCNII(widths[0], 64, 8, widths[1])
-    objective = KD() + ABKD(normalize="standardize", freeze_teacher_map=True)
-    steady(teacher, student, graph_data, objective)
+    for options in ({}, {"normalize": "standardize", "freeze_teacher_map": True}):
+        assert_steady(teacher, student, graph_data, KD() + ABKD(**options))
+
+
+def test_the_profile_sees_what_a_step_allocates(graph_data):
+    class Waste(Callback):
+        def on_epoch(self, distiller, record):
+            torch.empty(graph_data.num_nodes)
+
+    watch, config = Watch(), TrainConfig(epochs=5)
+    model = af_nn.MLP(graph_data.num_features, 4, 2, graph_data.num_classes)
+    Distiller(None, model, graph_data, config=config, callbacks=[Waste(), watch]).fit()
+    assert watch.largest() == (4 * graph_data.num_nodes, "aten::empty")
 
 
 def test_a_step_leaves_nothing_to_the_garbage_collector(graph_data):

@@ -84,7 +84,7 @@ def test_an_unweighted_hub_is_split_like_a_weighted_one():
     assert torch.equal(spmm(graph, x), spmm(ones, x))
 
 
-def run(script):
+def assert_runs(script):
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     if "alloc" in done.stderr:
         pytest.skip("this machine does not hand out the address space")
@@ -136,7 +136,7 @@ for reduce in ("sum", "max"):
 
 @pytest.mark.slow
 def test_offsets_beyond_two_to_the_31_in_what_is_read():
-    run(READ)
+    assert_runs(READ)
 
 
 @pytest.mark.slow
@@ -148,4 +148,4 @@ def test_offsets_beyond_two_to_the_31_in_what_is_written():
         pytest.skip("cannot tell how much memory is free")
     if free < 8:
         pytest.skip(f"needs 8 GiB of free memory, {free:.1f} are there")
-    run(WRITE)
+    assert_runs(WRITE)

@@ -20,7 +20,7 @@ def on_triton():
         yield
 
 
-def check(graph, tensors, rest, dtype):
+def assert_matches(graph, tensors, rest, dtype):
     """Values and every gradient, and the same bits twice."""
     exact_graph = graph if graph.value is None else graph.to(dtype=torch.float64)
     exact = results(reference.conv, exact_graph, cast(tensors, torch.float64), rest)
@@ -39,7 +39,7 @@ def test_matches_reference(name, case):
         graph = sample_graph(name, dtype if case != "gcn-scores" else None).to(DEVICE)
         tensors, rest = leaves(graph, *LAYERS[case], dtype)
         tensors = [None if t is None else t.detach().to(DEVICE).requires_grad_() for t in tensors]
-        got = check(graph, tensors, rest, dtype)
+        got = assert_matches(graph, tensors, rest, dtype)
         again = results(conv, graph, tensors, rest)
         assert all(torch.equal(a, b) for a, b in zip(again, got, strict=True))
 
@@ -66,7 +66,7 @@ def test_many_hubs_and_blocks_of_rows(case):
     width, width_out = min(width, 9), min(width_out, 9)
     tensors, rest = leaves(graph, width, width_out, options, torch.float32)
     tensors = [None if t is None else t.detach().to(DEVICE).requires_grad_() for t in tensors]
-    check(graph, tensors, rest, torch.float32)
+    assert_matches(graph, tensors, rest, torch.float32)
 
 
 @pytest.mark.parametrize("case", ["gcn-narrow", "gcnii", "no-transform"])

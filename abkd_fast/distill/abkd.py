@@ -13,6 +13,7 @@ from abkd_fast._checks import check_choice, check_finite
 from abkd_fast.capture import Capture
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
+from abkd_fast.memory import transposed
 from abkd_fast.ops import Moments, layer_pair, teacher_moments
 from abkd_fast.teacher import TeacherCache
 
@@ -138,8 +139,9 @@ class ABKD(Objective):
 
     def _stacked_maps(self) -> tuple[Tensor, Tensor]:
         """M [sum d_i, r] and N [sum d_j, r]."""
-        subspace = self.subspace.t()
-        teacher_subspace = self.teacher_subspace.t() if self.freeze_teacher_map else subspace
+        subspace = transposed(self.subspace)  # once: its two gradients then add up in place
+        frozen = self.freeze_teacher_map
+        teacher_subspace = transposed(self.teacher_subspace) if frozen else subspace
         teacher_map = ops.linear(self.teacher_embedding, teacher_subspace)
         if self.teacher_scale is not None:
             teacher_map = teacher_map.div_(self.teacher_scale)

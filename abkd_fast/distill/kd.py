@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from abkd_fast import ops
@@ -52,10 +53,12 @@ class KD(Objective):
                 f"student logits must be {shape} as the teacher's are, "
                 f"got {list(student.logits.shape)}"
             )
-        log_target = self._log_target(teacher.logits).to(student.logits.dtype)
+        log_target = self._log_target(teacher.logits)
         if nodes is not None:
             log_target = log_target[nodes]
-        divergence, _ = ops.kl_div(student.logits, log_target, temperature=self.temperature)
+        dtype = torch.promote_types(student.logits.dtype, log_target.dtype)
+        logits, log_target = student.logits.to(dtype), log_target.to(dtype)
+        divergence, _ = ops.kl_div(logits, log_target, temperature=self.temperature)
         if self.reduction == "mean":
             divergence = divergence / teacher.logits.size(1)
         loss = self.temperature**2 * divergence

@@ -40,10 +40,10 @@ def spmm_results(graph, x, dout, reduce, trains):
 def test_spmm(backend, dtype, reduce, weighted):
     kind = dtype if weighted else None
     for graph in (hub_graph(kind), *(sample_graph(name, kind) for name in GRAPHS)):
-        check_spmm(graph, dtype, reduce, weighted)
+        assert_spmm_matches(graph, dtype, reduce, weighted)
 
 
-def check_spmm(graph, dtype, reduce, weighted):
+def assert_spmm_matches(graph, dtype, reduce, weighted):
     exact_graph = graph.to(dtype=torch.float64)
     for width in (1, 7, 64, 300) if graph.num_edges > 3000 else (0, 5, 64):
         x = torch.randn(graph.num_src, width).to(dtype)
