@@ -82,6 +82,10 @@ SCHEMAS = {
     ),
     "empty_output": "(Tensor like, SymInt[] size) -> Tensor",
     "transposed": "(Tensor x) -> Tensor",
+    "sample_neighbors": (
+        "(Tensor rowptr, Tensor col, Tensor nodes, int[] num_neighbors, bool replace, Tensor seed,"
+        " int step) -> (Tensor n_id, Tensor local_rowptr, Tensor local_col, Tensor e_id)"
+    ),
     "segment_csr": "(Tensor src, Tensor indptr, bool mean) -> Tensor",
     "segment_csr_extremum": (
         "(Tensor src, Tensor indptr, bool maximum, bool winners) -> (Tensor out, Tensor arg)"

@@ -64,6 +64,10 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       " bool want_weight) -> (Tensor dx, Tensor dweight_t, Tensor dbias)");
   m.def("empty_output(Tensor like, SymInt[] size) -> Tensor");
   m.def("transposed(Tensor x) -> Tensor");
+  m.def(
+      "sample_neighbors(Tensor rowptr, Tensor col, Tensor nodes, int[] num_neighbors, bool replace,"
+      " Tensor seed, int step) -> (Tensor n_id, Tensor local_rowptr, Tensor local_col, Tensor "
+      "e_id)");
   m.def("segment_csr(Tensor src, Tensor indptr, bool mean) -> Tensor");
   m.def(
       "segment_csr_extremum(Tensor src, Tensor indptr, bool maximum, bool winners)"

@@ -180,6 +180,7 @@ struct Kernels {
   void (*conv_grad)(const ConvGrad&, const ConvPartial&, int64_t begin, int64_t end);
   double (*kl_div)(const KlDivArgs&, int64_t begin, int64_t end, int64_t* correct);  // their sum
   void (*kl_div_grad)(const KlDivArgs&, int64_t begin, int64_t end);
+  void (*random_words)(const DropoutMask&, uint64_t first, int64_t count, uint32_t* words);
 };
 
 // Null where the compiler or the architecture has no such instructions.

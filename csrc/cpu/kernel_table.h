@@ -30,7 +30,8 @@ const Kernels table = {ABKD_STRING(ABKD_ISA),
                        transform,
                        conv_grad,
                        kl_div,
-                       kl_div_grad};
+                       kl_div_grad,
+                       random_words};
 
 }  // namespace ABKD_ISA
 }  // namespace abkd

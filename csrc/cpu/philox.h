@@ -127,3 +127,13 @@ inline void dropout(const DropoutArgs& args, int64_t begin, int64_t end) {
       return drop_elements<Float16>(args, begin, end);
   }
 }
+
+// The first `count` words from counter `first` on.
+inline void random_words(const DropoutMask& mask, uint64_t first, int64_t count, uint32_t* words) {
+  uint32_t batch[kPhiloxWords];
+  for (int64_t done = 0; done < count; done += kPhiloxWords) {
+    philox_words(mask, first + static_cast<uint64_t>(done / 4), batch);
+    const int64_t n = kPhiloxWords < count - done ? kPhiloxWords : count - done;
+    memcpy(words + done, batch, n * sizeof(uint32_t));
+  }
+}
