@@ -99,7 +99,9 @@ def test_draws_are_uniform(replace):
         pairs[sample.e_id[0], sample.e_id[2]] += 1
     assert float((counts - 1200).abs().max()) < 4 * 30
     if not replace:
-        assert int((pairs > 0).sum()) == 36  # the lowest and the highest of three differ by 2 or more
+        assert (
+            int((pairs > 0).sum()) == 36
+        )  # the lowest and the highest of three differ by 2 or more
 
 
 def test_a_row_is_drawn_alike_in_every_batch_and_anew_in_every_step():

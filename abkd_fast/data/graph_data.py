@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +15,7 @@ from abkd_fast._checks import FLOATS, check_finite, check_tensor
 from abkd_fast._csr import tensor_bytes
 from abkd_fast._first_hop import aggregate_features
 from abkd_fast.graph import CSRGraph
+from abkd_fast.subgraph import induced_subgraph, select_rows
 
 _SPLITS = ("train", "val", "test")
 
@@ -169,6 +170,28 @@ class GraphData:
         masks = {f"{split}_mask": mask.to(device) for split, mask in self._masks()}
         x, graph, y = self.x.to(device), self.graph.to(device), self.y.to(device)
         return GraphData(x, graph, y, **masks, name=self.name, synthetic=self.synthetic)
+
+    def subgraph(self, nodes: Tensor) -> GraphData:
+        """The data of ``nodes`` [n] int64, distinct, with the edges among them.
+
+        With all nodes in another order (see :func:`abkd_fast.reorder`) the same data renumbered.
+        Masks may become empty, for use in :class:`abkd_fast.Distiller` they must not.
+        """
+        return self.rows(nodes, induced_subgraph(self.graph, nodes))
+
+    def rows(self, nodes: Tensor, graph: CSRGraph) -> GraphData:
+        """Features, labels and masks of ``nodes`` [n] over ``graph`` [n, n]; classes stay those.
+
+        Not checked again: the parts of checked data are in order.
+        """
+        part = object.__new__(GraphData)
+        chosen = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in chosen.items():
+            chosen[name] = value[nodes] if isinstance(value, Tensor) else value
+        x = select_rows(self.x, nodes) if isinstance(self.x, CSRGraph) else self.x[nodes]
+        chosen |= {"graph": graph, "x": x}
+        part.__dict__.update(chosen, num_classes=self.num_classes)
+        return part
 
     def fingerprint(self) -> str:
         """SHA-256 over graph, x, y and the split: equal data have equal fingerprints."""
