@@ -94,6 +94,15 @@ SCHEMAS = {
     "segment_csr_extremum_dsrc": "(Tensor arg, Tensor dout, Tensor indptr, SymInt size) -> Tensor",
 }
 
+# Operators that need no kernel of ours on a GPU: what torch runs instead.
+BY_TORCH = {
+    "transposed": "torch's strided copy; weights are all that is transposed",
+    "empty_output": "torch's allocator keeps memory",
+    "layer_pair_rows": "float64 products without nodes, by cuBLAS",
+    "layer_pair_products": "float64 products without nodes, by cuBLAS",
+    "layer_pair_moment_maps": "float64 products without nodes, by cuBLAS",
+}
+
 _library = torch.library.Library("abkd_fast", "FRAGMENT")
 
 
@@ -155,7 +164,7 @@ def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
     """Which back end serves an op, and why.
 
     Args:
-        op_name: an op of ``abkd_fast.ops``, such as ``"spmm"``.
+        op_name: an op of ``abkd_fast.ops``, such as ``"spmm"``, or an operator of ``SCHEMAS``.
         device: ``"cpu"`` or ``"cuda"``.
 
     Returns:
@@ -169,6 +178,8 @@ def backend_of(op_name: str, device: str = "cpu") -> tuple[str, str]:
     name, why = _selection.serving(operator, kind)
     if operator != op_name and name == "reference":
         return "torch", "one pass over node blocks, in torch matrix products"
+    if kind == "cuda" and name == "reference" and op_name in BY_TORCH:
+        return "torch", BY_TORCH[op_name]
     return name, why
 
 

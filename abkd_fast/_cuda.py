@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from abkd_fast._conv_chain import Mask, drop, gradients, transform
+
 # Features are dropped as they are gathered where each is gathered this often at most; drawing a
 # mask for every edge costs more than writing the dropped features once.
 _FUSED_DROPOUT_DEGREE = 4
@@ -78,18 +80,16 @@ def conv(
     """(out, column sums, mixed [N, in] or [0]); see :func:`abkd_fast.reference.conv.op_conv`."""
     p = 0.0 if seed is None else p
     fused = aggregate_first and col.numel() <= _FUSED_DROPOUT_DEGREE * x.size(0)
-    if p > 0 and not fused:
-        assert seed is not None
-        x, p = dropout(x, p, seed, layer, step), 0.0
+    if not fused:
+        x, p = drop(dropout, x, (p, seed, layer, step)), 0.0
     if not aggregate_first:
-        assert weight is not None
-        x = _transform(x, weight, beta)
+        x = transform(x, weight, beta)
     scale = 1.0 if x_0 is None else 1 - alpha
     out = mixed = torch.ops.abkd_fast.conv_aggregate_cuda(
         rowptr, col, value, x, scale, x_0, alpha, p, seed, layer, step, False
     )
     if aggregate_first and weight is not None:
-        out = _transform(mixed, weight, beta)
+        out = transform(mixed, weight, beta)
     if bias is not None:
         out = out.add_(bias)
     if relu:
@@ -99,65 +99,15 @@ def conv(
 
 
 def conv_backward(
-    rowptr_t: Tensor | None,
-    col_t: Tensor | None,
-    value_t: Tensor | None,
-    dout: Tensor,
-    dsums: Tensor | None,
-    out: Tensor | None,
-    features: Tensor | None,
-    weight: Tensor | None,
-    alpha: float,
-    beta: float,
-    p: float,
-    seed: Tensor | None,
-    layer: int,
-    step: int,
-    aggregate_first: bool,
-    want_x: bool,
-    want_weight: bool,
-    want_x_0: bool,
+    rowptr_t: Tensor | None, col_t: Tensor | None, value_t: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(dx, dweight, dbias, dx_0); see :func:`abkd_fast.reference.conv.op_conv_backward`."""
-    p = 0.0 if seed is None else p
-    dx, dweight, dx_0 = (dout.new_empty(0) for _ in range(3))
-    dz = dout if dsums is None else dout + dsums.to(dout.dtype)
-    dz = dz if out is None else dz.masked_fill(out <= 0, 0)
+    """(dx, dweight, dbias, dx_0); see :func:`abkd_fast._conv_chain.gradients`."""
 
-    def gather(x: Tensor, scale: float, p: float) -> Tensor:
-        return torch.ops.abkd_fast.conv_aggregate_cuda(
-            rowptr_t, col_t, value_t, x, scale, None, 0.0, p, seed, layer, step, True
-        )
+    def gather(x: Tensor, scale: float, mask: Mask) -> Tensor:
+        operands = (rowptr_t, col_t, value_t, x, scale, None, 0.0)
+        return torch.ops.abkd_fast.conv_aggregate_cuda(*operands, *mask, True)
 
-    if aggregate_first:
-        ds = dz if weight is None else _transform(dz, weight.t(), beta)
-        if want_weight:
-            assert features is not None
-            dweight = beta * (features.t() @ dz)
-        dx = gather(ds, 1 - alpha, p) if want_x else dx
-        dx_0 = alpha * ds if want_x_0 else dx_0
-    elif want_x or want_weight:
-        gathered = gather(dz, 1.0, 0.0)
-        if want_weight:
-            assert features is not None
-            if p > 0:
-                assert seed is not None
-                features = dropout(features, p, seed, layer, step)
-            dweight = beta * (features.t() @ gathered)
-        if want_x:
-            assert weight is not None
-            dx = _transform(gathered, weight.t(), beta)
-            if p > 0:
-                assert seed is not None
-                dx = dropout(dx, p, seed, layer, step)
-    return dx, dweight, dz.sum(0), dx_0
-
-
-def _transform(x: Tensor, weight: Tensor, beta: float) -> Tensor:
-    """x ((1 - beta) I + beta W)."""
-    if beta == 1:
-        return x @ weight
-    return torch.addmm(x, x, weight, beta=1 - beta, alpha=beta)
+    return gradients(gather, dropout, *rest)
 
 
 def _sums_dtype(out: Tensor) -> torch.dtype:

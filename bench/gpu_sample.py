@@ -10,7 +10,16 @@ import argparse
 import torch
 
 import abkd_fast as af
-from abkd_fast.ops import conv, dropout, layer_pair, segment_csr, spmm, teacher_moments
+from abkd_fast.ops import (
+    conv,
+    dropout,
+    kl_div,
+    layer_pair,
+    linear,
+    segment_csr,
+    spmm,
+    teacher_moments,
+)
 
 
 def graph_with_hubs(device: str) -> af.CSRGraph:
@@ -33,6 +42,10 @@ def run(device: str) -> None:
         options = {"alpha": 0.1, "beta": 0.5, "act": "relu", "p": 0.4, "seed": 3}
         conv(graph, x, weight, x_0=x_0, **options)[0].square().sum().backward()
         dropout(x, 0.3, 5).sum().backward()
+        linear(x, weight[: width // 2], weight[0, : width // 2], "relu").sum().backward()
+        labels, mask = torch.arange(50, device=device) % width, torch.rand(50, device=device) < 0.5
+        kl_div(x, labels, mask, 2.0)[0].backward()
+        kl_div(x, torch.randn(50, width, device=device).log_softmax(1))[0].backward()
     src = torch.randn(20, 9, device=device, requires_grad=True)
     segment_csr(src, torch.tensor([0, 3, 3, 20], device=device), "max").sum().backward()
     teacher = torch.randn(100, 3 * 8, device=device)

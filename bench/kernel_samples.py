@@ -190,6 +190,53 @@ def _layer_pair_projection() -> Iterator[Sample]:
             yield name + what, (*given, *maps, 0.5, *want)
 
 
+def scores() -> Iterator[tuple[str, Tensor, Tensor, Tensor | None]]:
+    """(name, logits, target, mask): classes of every block shape and of several blocks."""
+    for dtype in (torch.float32, torch.float64):
+        for classes in (3, 40, 349, 4000):
+            logits = matrix(NODES, classes, dtype)
+            name = f"{str(dtype)[6:]}, {classes} classes"
+            yield f"labels, masked, {name}", logits, vector(NODES, torch.int64), NODE_MASK
+            yield f"teacher, {name}", logits, logits, None
+
+
+NODE_MASK = vector(NODES, torch.bool)
+
+
+def _kl_div() -> Iterator[Sample]:
+    for name, logits, target, mask in scores():
+        yield name, (logits, target, mask, 2.0)
+
+
+def _kl_div_backward() -> Iterator[Sample]:
+    for name, logits, target, mask in scores():
+        yield name, (vector(1, logits.dtype)[0], logits, target, mask, 2.0)
+
+
+def dense() -> Iterator[tuple[str, Tensor, Tensor]]:
+    """(name, x, weight): as wide as tiles are, wider, and odd."""
+    for dtype in DTYPES:
+        for width, width_out in ((4, 4), (64, 64), (500, 16), (16, 500), (128, 40)):
+            x, weight = matrix(NODES, width, dtype), matrix(width_out, width, dtype)
+            yield f"{str(dtype)[6:]}, {width} to {width_out} wide", x, weight
+
+
+def _linear() -> Iterator[Sample]:
+    for name, x, weight in dense():
+        yield f"relu, {name}", (x, weight, vector(weight.size(0), x.dtype), True)
+    yield "bare, float32, 64 to 64 wide", (matrix(NODES, 64), matrix(64, 64), None, False)
+
+
+def _linear_backward() -> Iterator[Sample]:
+    for name, x, weight in dense():
+        out = matrix(NODES, weight.size(0), x.dtype)
+        yield f"relu, {name}", (out, out, x, weight, True, True)
+    yield (
+        "bare, float32, 64 to 64 wide",
+        (matrix(NODES, 64), None, matrix(NODES, 64), matrix(64, 64), True, True),
+    )
+
+
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
@@ -205,4 +252,8 @@ SAMPLES = {
     "segment_csr_extremum_dsrc": _segment_csr_extremum_dsrc,
     "layer_pair_moment": _layer_pair_moment,
     "layer_pair_projection": _layer_pair_projection,
+    "kl_div": _kl_div,
+    "kl_div_backward": _kl_div_backward,
+    "linear": _linear,
+    "linear_backward": _linear_backward,
 }

@@ -21,4 +21,8 @@ MODULES = {
     "segment_csr_extremum_dsrc": "segment_csr",
     "layer_pair_moment": "layer_pair",
     "layer_pair_projection": "layer_pair",
+    "kl_div": "kl_div",
+    "kl_div_backward": "kl_div",
+    "linear": "linear",
+    "linear_backward": "linear",
 }

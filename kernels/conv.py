@@ -25,14 +25,21 @@ from abkd_fast.kernels.launch import (
     layer_blocks,
     layer_candidates,
     tl_dtype,
+    transform_candidates,
 )  # fmt: skip
 from abkd_fast.kernels.rows import load_row
 from abkd_fast.kernels.spmm import sum_edges, sum_hubs, sum_rows
 from abkd_fast.kernels.tuning import tuned
 
-# Three products of tensor cores in TF32 have the digits of float32.
-PRECISION = "tf32x3"
+# Three products of tensor cores in TF32 have the digits of float32; 16-bit numbers have no more
+# digits than TF32.
+_PRECISIONS = {torch.float32: "tf32x3", torch.float64: "ieee"}
 _UNMASKED = (0, 0, 0, 0, 0)
+
+
+def dot_precision(x: Tensor) -> str:
+    """How tensor cores multiply numbers of a dtype."""
+    return _PRECISIONS.get(x.dtype, "tf32")
 
 
 @triton.jit
@@ -182,20 +189,21 @@ class Layer:
         x, width = self.x, self.x.size(1)
         width_out = width if self.weight is None else self.weight.size(1)
         block = layer_blocks(x, width, width_out, self.weight is not None, self.edges is not None)
-        if self.edges is None:
-            return self._launch(block, width_out)
-        rowptr, col, value = self.edges
-        if self.weight is not None and width_out > block.columns:
-            # The columns of the result do not fit one program: aggregate once for all of them.
-            self.x, self.edges = sum_rows(rowptr, col, value, x), None
-            return self.run()
+        op, degree, candidates = "linear", 0.0, transform_candidates(block)
+        if self.edges is not None:
+            rowptr, col, value = self.edges
+            if self.weight is not None and width_out > block.columns:
+                # The columns of the result do not fit one program: aggregate once for all of them.
+                self.x, self.edges = sum_rows(rowptr, col, value, x), None
+                return self.run()
+            op, degree = "conv", col.numel() / max(self.rows, 1)
+            candidates = layer_candidates(block)
 
         def run(blocks: tuple[int, ...]) -> tuple[Tensor, Tensor]:
             return self._launch(LayerBlocks(*blocks), width_out)
 
-        op = "conv" if self.weight is None else f"conv to {width_out}"
-        degree = col.numel() / max(self.rows, 1)
-        return run(tuned(op, x, degree, block, layer_candidates(block), run))
+        op = op if self.weight is None else f"{op} to {width_out}"
+        return run(tuned(op, x, degree, block, candidates, run))
 
     def _launch(self, block: LayerBlocks, width_out: int) -> tuple[Tensor, Tensor]:
         out = self.x.new_empty(self.rows, width_out)
@@ -223,7 +231,7 @@ class Layer:
             RELU=self.relu, IDENTITY=self.beta != 1,
             DROP_IN=self.mask is not None and self.drop_input,
             DROP_OUT=self.mask is not None and not self.drop_input,
-            QUADS=masked % 4 == 0, PRECISION="ieee" if out.dtype == torch.float64 else PRECISION,
+            QUADS=masked % 4 == 0, PRECISION=dot_precision(out),
             CHUNK=chunk, ACC=tl_dtype(accumulation_dtype(out)),
             BLOCK_R=block.rows, BLOCK_E=block.edges, BLOCK_K=block.features,
             BLOCK_M=block.columns, num_warps=block.warps, num_stages=block.stages,

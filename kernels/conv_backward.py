@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from abkd_fast._checks import accumulation_dtype
-from abkd_fast.kernels.conv import PRECISION, Layer, drop_tile, make_mask
+from abkd_fast.kernels.conv import Layer, dot_precision, drop_tile, make_mask
 from abkd_fast.kernels.dropout import Mask
 from abkd_fast.kernels.launch import MOST_REGISTERS, gradient_blocks, tl_dtype, weight_blocks
 from abkd_fast.kernels.spmm import sum_rows
@@ -72,7 +72,9 @@ def conv_dweight_kernel(
     tl.store(partial_ptr + offset, total, mask=(k < width)[:, None] & (m < width_out)[None, :])
 
 
-def _gradient(dout: Tensor, dsums: Tensor | None, out: Tensor | None) -> tuple[Tensor, Tensor]:
+def activation_gradient(
+    dout: Tensor, dsums: Tensor | None, out: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(dz, its column sums)."""
     dout = dout.contiguous()
     rows, width = dout.shape
@@ -91,7 +93,7 @@ def _gradient(dout: Tensor, dsums: Tensor | None, out: Tensor | None) -> tuple[T
     return dz, sums.sum(0).to(dout.dtype)
 
 
-def _dweight(features: Tensor, dz: Tensor, beta: float, mask: Mask | None) -> Tensor:
+def weight_gradient(features: Tensor, dz: Tensor, beta: float, mask: Mask | None) -> Tensor:
     """beta drop(features)^T dz, in parts of rows whose number depends on the shapes alone."""
     features = features.contiguous()
     (rows, width), width_out = features.shape, dz.size(1)
@@ -107,7 +109,7 @@ def _dweight(features: Tensor, dz: Tensor, beta: float, mask: Mask | None) -> Te
             features, dz, partial, rows, share, width, width_out,
             *((0, 0, 0, 0, 0) if mask is None else mask.arguments),
             DROP=mask is not None, QUADS=width % 4 == 0,
-            PRECISION="ieee" if acc == torch.float64 else PRECISION, ACC=tl_dtype(acc),
+            PRECISION=dot_precision(features), ACC=tl_dtype(acc),
             BLOCK_R=block.rows, BLOCK_K=block.features, BLOCK_M=block.columns,
             num_warps=block.warps, num_stages=block.stages, maxnreg=MOST_REGISTERS,
         )  # fmt: skip
@@ -136,7 +138,7 @@ def conv_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(dx, dweight, dbias, dx_0); [0] where a gradient is not wanted."""
     dx, dweight, dx_0 = (dout.new_empty(0) for _ in range(3))
-    dz, dbias = _gradient(dout, dsums, out)
+    dz, dbias = activation_gradient(dout, dsums, out)
     mask = make_mask(p, seed, layer, step, dout.device)
     transposed = None if weight is None else weight.t()
     edges = None if rowptr_t is None or col_t is None else (rowptr_t, col_t, value_t)
@@ -144,7 +146,7 @@ def conv_backward(
     if aggregate_first:
         if want_weight:
             assert features is not None
-            dweight = _dweight(features, dz, beta, None)
+            dweight = weight_gradient(features, dz, beta, None)
         if want_x or want_x_0:
             # With a residual, dx_0 = alpha ds is a result anyway.
             scale = alpha if want_x_0 else 1 - alpha
@@ -158,7 +160,7 @@ def conv_backward(
     if want_weight:
         assert features is not None and edges is not None
         gathered = sum_rows(*edges, dz)
-        dweight = _dweight(features, gathered, beta, mask)
+        dweight = weight_gradient(features, gathered, beta, mask)
         if want_x:
             dx = Layer(gathered, sources, weight=transposed, beta=beta, mask=mask).run()[0]
     elif want_x:

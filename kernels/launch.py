@@ -100,6 +100,15 @@ def layer_candidates(default: LayerBlocks) -> list[LayerBlocks]:
     ]
 
 
+def transform_candidates(default: LayerBlocks) -> list[LayerBlocks]:
+    """Other blocks worth timing for a layer that only multiplies."""
+    return [
+        default._replace(rows=rows, warps=warps, stages=stages)
+        for rows, warps in ((16, 4), (32, 4), (64, 4), (64, 8), (128, 8))
+        for stages in (2, 3)
+    ]
+
+
 def gradient_blocks(x: Tensor) -> LayerBlocks:
     """Blocks for element-wise work on x [*, width] with column sums."""
     columns = min(triton.next_power_of_2(max(x.size(1), 1)), 128)
@@ -112,5 +121,20 @@ def weight_blocks(x: Tensor, width: int, width_out: int) -> LayerBlocks:
     features, columns = (
         min(max(triton.next_power_of_2(size), 16), most) for size in (width, width_out)
     )
-    rows = 16 if most == 32 and features * columns < most**2 else 32
-    return LayerBlocks(rows, 1, features, columns, 4, 2)
+    return LayerBlocks(most // 2, 1, features, columns, 4, 2)
+
+
+class ScoreBlocks(NamedTuple):
+    """Shape of a program over rows of class scores, and the most programs that add up losses."""
+
+    rows: int
+    classes: int  # at a time
+    warps: int
+    programs: int
+
+
+def score_blocks(logits: Tensor) -> ScoreBlocks:
+    """Blocks for scores [*, C]: few to a thread, since rows of odd lengths take registers."""
+    elements = 256 if logits.element_size() == 8 else 512
+    classes = min(triton.next_power_of_2(logits.size(1)), elements)
+    return ScoreBlocks(min(elements // classes, 128), classes, 4, 1024)

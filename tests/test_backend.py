@@ -129,6 +129,18 @@ def test_every_launcher_has_the_arguments_of_its_operator():
         assert list(inspect.signature(launcher).parameters) == names, op
 
 
+@pytest.mark.parametrize("operator", list(SCHEMAS))
+def test_every_operator_has_a_kernel_on_a_gpu_or_a_reason_to_be_torchs(operator):
+    if not has_backend("spmm", "triton")[0]:
+        pytest.skip(has_backend("spmm", "triton")[1])
+    assert (operator in kernels.MODULES) != (operator in _backend.BY_TORCH)
+    serves, why = backend_of(operator, "cuda")
+    if operator in _backend.BY_TORCH:
+        assert (serves, why) == ("torch", _backend.BY_TORCH[operator])
+    else:
+        assert (serves, why) in [("triton", "Triton kernels"), ("cuda", why)]
+
+
 def test_importing_the_package_does_not_import_triton():
     done = run(sys.executable, "-c", "import abkd_fast, sys; print('triton' in sys.modules)")
     assert done.stdout == "False\n", done.stderr
@@ -183,7 +195,7 @@ def test_ops_on_the_other_back_ends(op, environment):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["spmm", "dropout", "segment_csr", "conv"])
+@pytest.mark.parametrize("op", ["spmm", "dropout", "segment_csr", "conv", "linear", "kl_div"])
 def test_ops_in_the_interpreter_of_triton(op):
     if not has_backend(op, "triton")[0]:
         pytest.skip(has_backend(op, "triton")[1])
@@ -194,6 +206,7 @@ def test_ops_in_the_interpreter_of_triton(op):
     # which also truncates to bfloat16.
     heavy = "matches_reference or to_the_bit or hundred_thousand or third_derivatives or gradcheck"
     heavier = "independence or added_in_float64 or 16_bit_pattern or short_rows"
+    heavier += " or threads_and_repeats or rejects"  # of labels: only C++ on the CPU reads them first
     chosen = ["-k", f"not ({heavy} or {heavier})", *files]
     done = run(*command, *chosen, ABKD_TEST_BACKEND="triton", TRITON_INTERPRET="1")
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

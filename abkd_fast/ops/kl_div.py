@@ -31,7 +31,8 @@ def kl_div(
     Args:
         logits: z [N, C] float16/bfloat16/float32/float64; 16-bit ones are computed in float32.
         target: labels [N] int64 in [0, C) where the mask is set, or log-probabilities log q [N, C]
-            in the dtype of logits.
+            in the dtype of logits. On a GPU a label that is no class makes the loss and its row of
+            the gradient NaN: an error would have to wait for the device.
         mask: [N] bool, the rows that count; None = all. Without rows the mean is NaN.
         temperature: tau > 0.
 

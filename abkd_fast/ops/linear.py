@@ -15,7 +15,12 @@ from abkd_fast.reference.linear import linear as _differentiable
 from abkd_fast.reference.linear import op_linear, op_linear_backward
 
 ACTIVATIONS = ("none", "relu")
-_SMALL_WEIGHT = 4096  # elements
+# Elements of a weight past which rows stream in one pass, which leaves no more to do than to read
+# and write them: what a core's first-level cache holds, or the columns and the steps of one GPU
+# program that products on tensor cores keep up with memory for. Above, and for dtypes that the
+# kernels of a device do not take, torch's matrix products serve.
+_SMALL_WEIGHT = {"cpu": 4096, "cuda": 16384}
+_DTYPES = {"cpu": (torch.float32, torch.float64), "cuda": FLOATS}
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none") -> Tensor:
@@ -56,7 +61,7 @@ class _Linear(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        if _stays_in_cache(x, weight):
+        if _is_small(x, weight):
             out = torch.ops.abkd_fast.linear(x, weight, bias, relu)
         else:
             out = _product(x, weight, bias, relu)
@@ -69,7 +74,7 @@ class _Linear(Function):
         want_x, want_weight, want_bias, _ = ctx.needs_input_grad
         if torch.is_grad_enabled():
             return _differentiable_backward(x, weight, bias, out, dout, ctx.needs_input_grad)
-        if _stays_in_cache(x, weight):
+        if _is_small(x, weight):
             dx, dweight_t, dbias = torch.ops.abkd_fast.linear_backward(
                 dout, out, x, weight, want_x, want_weight
             )
@@ -90,9 +95,11 @@ class _Linear(Function):
         return dx, dweight, dout.sum(0) if want_bias else None, None
 
 
-def _stays_in_cache(x: Tensor, weight: Tensor) -> bool:
-    """Whether our kernels serve: rows stream past a weight that a first-level cache holds."""
-    return 0 < weight.numel() <= _SMALL_WEIGHT and x.dtype in (torch.float32, torch.float64)
+def _is_small(x: Tensor, weight: Tensor) -> bool:
+    """Whether our kernels serve; the one place where they are chosen over torch's products."""
+    kind = x.device.type
+    small = 0 < weight.numel() <= _SMALL_WEIGHT.get(kind, 0)
+    return small and x.dtype in _DTYPES[kind]
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:

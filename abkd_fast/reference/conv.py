@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from abkd_fast._conv_chain import Mask, drop, gradients, transform
 from abkd_fast.graph import CSRGraph
 from abkd_fast.reference.dropout import dropout, op_dropout
 from abkd_fast.reference.spmm import op_spmm, spmm
@@ -45,7 +45,7 @@ def finish(
     mixed = aggregated if x_0 is None else (1 - alpha) * aggregated + alpha * x_0
     out = mixed
     if weight is not None:
-        out = mixed @ weight if beta == 1 else (1 - beta) * mixed + beta * (mixed @ weight)
+        out = transform(mixed, weight, beta)
     out = out if bias is None else out + bias
     out = out.relu() if relu else out
     return out, out.sum(0)
@@ -70,8 +70,7 @@ def op_conv(
     step: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """(out, column sums, mixed [N, in] or [0])."""
-    drop = _dropper(p, seed, layer, step)
-    aggregated = op_spmm(rowptr, col, value, drop(x), False)
+    aggregated = op_spmm(rowptr, col, value, drop(op_dropout, x, (p, seed, layer, step)), False)
     mixed = aggregated if x_0 is None else (1 - alpha) * aggregated + alpha * x_0
     out, sums = finish(mixed, weight, bias, None, 0.0, beta, relu)
     # An operator's results must not share memory.
@@ -79,53 +78,12 @@ def op_conv(
 
 
 def op_conv_backward(
-    rowptr_t: Tensor | None,
-    col_t: Tensor | None,
-    value_t: Tensor | None,
-    dout: Tensor,
-    dsums: Tensor | None,
-    out: Tensor | None,
-    features: Tensor | None,
-    weight: Tensor | None,
-    alpha: float,
-    beta: float,
-    p: float,
-    seed: Tensor | None,
-    layer: int,
-    step: int,
-    aggregate_first: bool,
-    want_x: bool,
-    want_weight: bool,
-    want_x_0: bool,
+    rowptr_t: Tensor | None, col_t: Tensor | None, value_t: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(dx, dweight, dbias, dx_0); [0] where a gradient is not wanted."""
-    drop = _dropper(p, seed, layer, step)
-    dx, dweight, dx_0 = (dout.new_empty(0) for _ in range(3))
-    dz = dout if dsums is None else dout + dsums
-    dz = dz if out is None else dz.masked_fill(out <= 0, 0)
-    folded_t = torch.eye(dz.size(1), dtype=dz.dtype, device=dz.device)
-    if weight is not None:
-        folded_t = beta * weight.t() if beta == 1 else beta * weight.t() + (1 - beta) * folded_t
-    if aggregate_first:
-        ds = dz @ folded_t
-        if want_weight:
-            assert features is not None
-            dweight = beta * (features.t() @ dz)
-        if want_x:
-            assert rowptr_t is not None and col_t is not None
-            dx = drop((1 - alpha) * op_spmm(rowptr_t, col_t, value_t, ds, False))
-        dx_0 = alpha * ds if want_x_0 else dx_0
-    elif want_x or want_weight:
+
+    def gather(x: Tensor, scale: float, mask: Mask) -> Tensor:
         assert rowptr_t is not None and col_t is not None
-        gathered = op_spmm(rowptr_t, col_t, value_t, dz, False)
-        if want_weight:
-            assert features is not None
-            dweight = beta * (drop(features).t() @ gathered)
-        dx = drop(gathered @ folded_t) if want_x else dx
-    return dx, dweight, dz.sum(0), dx_0
+        return drop(op_dropout, scale * op_spmm(rowptr_t, col_t, value_t, x, False), mask)
 
-
-def _dropper(p: float, seed: Tensor | None, layer: int, step: int) -> Callable[[Tensor], Tensor]:
-    if seed is None or p == 0.0:
-        return lambda x: x
-    return lambda x: op_dropout(x, p, seed, layer, step)
+    return gradients(gather, op_dropout, *rest)

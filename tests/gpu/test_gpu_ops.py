@@ -6,7 +6,17 @@ from conv_cases import LAYERS, cast, labels, leaves, results
 
 import abkd_fast
 from abkd_fast import CSRGraph, backend_of, reference
-from abkd_fast.ops import conv, dropout, layer_pair, segment_csr, spmm, teacher_moments
+from abkd_fast._backend import BY_TORCH, SCHEMAS
+from abkd_fast.ops import (
+    conv,
+    dropout,
+    kl_div,
+    layer_pair,
+    linear,
+    segment_csr,
+    spmm,
+    teacher_moments,
+)
 from abkd_fast.reference.spmm import op_spmm_extremum
 from abkd_fast.testing import GRAPHS, assert_no_worse, random_graph, sample_graph, wide_indices
 
@@ -57,7 +67,9 @@ def assert_spmm_matches(graph, dtype, reduce, weighted):
 
 
 def test_every_op_has_a_kernel_on_the_gpu():
-    for op in ("spmm", "spmm_extremum", "conv", "conv_backward", "dropout"):
+    served_by_torch = {op for op in SCHEMAS if backend_of(op, "cuda")[0] == "torch"}
+    assert served_by_torch == set(BY_TORCH)
+    for op in set(SCHEMAS) - served_by_torch:
         assert backend_of(op, "cuda")[0] in ("triton", "cuda"), backend_of(op, "cuda")
     for name in ("triton", "cuda"):
         with abkd_fast.backend(name):
@@ -119,6 +131,55 @@ def test_segment_csr(backend, dtype, reduce):
         out = segment_csr(src.cuda(), indptr.cuda(), reduce).cpu()
         exact = reference.segment_csr(src.double(), indptr, reduce)
         assert_no_worse(out, exact, reference.segment_csr(src, indptr, reduce))
+
+
+@pytest.mark.parametrize("act", ["none", "relu"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_linear(backend, dtype, act):
+    for shape in ((1, 1, 1), (5000, 64, 7), (3001, 33, 64), (700, 16, 500), (90, 500, 600)):
+        rows, width, width_out = shape
+        given = torch.randn(rows, width), torch.randn(width_out, width), torch.randn(width_out)
+        dout = torch.randn(rows, width_out)
+
+        def run(layer, device, dtype, given=given, dout=dout):
+            leaves = [t.to(device, dtype).requires_grad_() for t in given]
+            out = layer(*leaves, act=act)
+            gradients = torch.autograd.grad(out, leaves, dout.to(device, dtype))
+            return [t.detach().cpu() for t in (out, *gradients)]
+
+        given, dout = [t.to(dtype) for t in given], dout.to(dtype)
+        exact = run(reference.linear, "cpu", torch.float64)
+        plain = run(reference.linear, "cpu", dtype)
+        got, again = run(linear, "cuda", dtype), run(linear, "cuda", dtype)
+        for what, a, b, c in zip(("out", "dx", "dweight", "dbias"), got, exact, plain, strict=True):
+            assert_no_worse(a, b, c, f"{what} of {shape}")
+        assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "teacher"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_kl_div(backend, dtype, soft):
+    for rows, classes in ((1, 1), (9000, 7), (20_000, 40), (300, 1000), (7, 5000)):
+        logits = 3 * torch.randn(rows, classes, dtype=dtype)
+        target = torch.randn(rows, classes, dtype=dtype).log_softmax(1)
+        target = target if soft else torch.randint(classes, (rows,))
+        mask = torch.rand(rows) < 0.4
+        mask[0] = True
+
+        def run(loss, device, dtype, logits=logits, target=target, mask=mask):
+            leaf = logits.to(device, dtype).requires_grad_()
+            given = target.to(device, dtype if soft else torch.int64), mask.to(device)
+            mean, correct = loss(leaf, *given, 1.7)
+            found = (mean.detach(), correct, *torch.autograd.grad(mean, leaf))
+            return [t.cpu() for t in found]
+
+        exact = run(reference.kl_div, "cpu", torch.float64)
+        plain = run(reference.kl_div, "cpu", dtype)
+        got, again = run(kl_div, "cuda", dtype), run(kl_div, "cuda", dtype)
+        assert int(got[1]) == int(exact[1])
+        assert_no_worse(got[0], exact[0], plain[0], f"loss of {rows} x {classes}")
+        assert_no_worse(got[2], exact[2], plain[2], f"dlogits of {rows} x {classes}")
+        assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
 
 
 @pytest.mark.parametrize("teacher_dtype", [torch.float32, torch.bfloat16])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from abkd_fast.ops import conv, dropout, spmm
+from abkd_fast.ops import conv, dropout, kl_div, linear, spmm
 from abkd_fast.testing import random_graph
 
 NODES, WIDTH = 2000, 64
@@ -30,15 +30,31 @@ def calls(graph):
 
         return run
 
+    def scores_gradient(loss):
+        def run(x):
+            leaf = x.detach().requires_grad_()
+            (dx,) = torch.autograd.grad(loss(leaf), leaf)
+            return dx
+
+        return run
+
     found = {r: (lambda x, r=r: spmm(graph, x, r)) for r in ("sum", "mean", "max", "min")}
     found["conv"] = lambda x: conv(graph, x, weight, seed=seed, **options)[0]
     found |= {f"{name} backward": gradient(run) for name, run in list(found.items())}
+    found["linear"] = lambda x: linear(x, weight, act="relu")
+    found["linear backward"] = gradient(found["linear"])
     found["dropout"] = lambda x: dropout(x, 0.3, seed)
+    labels = torch.arange(NODES, device="cuda") % WIDTH
+    for name, target in (("labels", labels), ("teacher", x_0.log_softmax(1))):
+        found[f"kl_div {name}"] = lambda x, target=target: kl_div(x, target, labels > 9)[0]
+        found[f"kl_div {name} backward"] = scores_gradient(found[f"kl_div {name}"])
     return found
 
 
 NAMES = [*("sum", "mean", "max", "min", "conv"), "dropout"]
 NAMES += [f"{name} backward" for name in NAMES[:-1]]
+NAMES += ["linear", "linear backward"]
+NAMES += [f"kl_div {kind}{way}" for kind in ("labels", "teacher") for way in ("", " backward")]
 
 
 @pytest.mark.parametrize("name", NAMES)
