@@ -14,7 +14,7 @@ from abkd_fast.capture import Capture
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
-from abkd_fast.ops import Moments, layer_pair, teacher_moments
+from abkd_fast.ops import Moments, layer_pair
 from abkd_fast.teacher import TeacherCache
 
 MAPS = ("attention", "uniform", "last", "diagonal")
@@ -90,7 +90,7 @@ class ABKD(Objective):
         if not student_widths:
             raise ValueError("ABKD needs at least one captured student layer, got none")
         self.teacher_widths, self.student_widths = list(teacher.widths), list(student_widths)
-        a, device = self.attention_dim, teacher.states.device
+        a, device = self.attention_dim, teacher.device
         is_attention = isinstance(self.map, str) and self.map == "attention"
         if is_attention:
             self.query = _layer_maps(self.teacher_widths, a, device)
@@ -108,7 +108,7 @@ class ABKD(Objective):
         self.masked_moments = None
         if self.mask is not None:
             self.mask = self.mask.to(device)
-            self.masked_moments = teacher_moments(teacher.states, teacher.widths, self.mask)
+            self.masked_moments = teacher.moments_of(self.mask)
         scale = None
         if self.normalize == "standardize":
             widths = torch.tensor(self.teacher_widths, device=device)
@@ -169,15 +169,12 @@ class ABKD(Objective):
         """(mean(A * D), D) over the nodes at hand that count."""
         moments = self.masked_moments or teacher.moments
         mask = self.mask if self.mask is None or nodes is None else self.mask[nodes]
-        rows = teacher.states if nodes is None else teacher.states[nodes]
+        rows = teacher.states if nodes is None else teacher.rows(nodes)
         if self.pool:
             means = student.means if mask is None else [h[mask].mean(0) for h in student.states]
             return self._pooled(moments, means, attention, *self.maps())
         if self.normalize == "rows":
-            states = student.states
-            if mask is not None:
-                rows, states = rows[mask], [state[mask] for state in states]
-            return _unit_rows(rows, states, attention, *self.maps())
+            return _unit_rows(rows, student.states, mask, attention, *self.maps())
         return layer_pair(
             rows,
             teacher.widths,
@@ -266,21 +263,22 @@ def _fixed_map(map: str | Tensor, num_teacher: int, num_student: int) -> Tensor:
 def _unit_rows(
     teacher: Tensor,
     states: Sequence[Tensor],
+    mask: Tensor | None,
     attention: Tensor,
     teacher_maps: Sequence[Tensor],
     student_maps: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Mean of A * D with projected rows scaled to length 1, in node blocks.
-
-    Every block is recomputed in the backward, so memory stays at one block.
-    """
-    num_nodes, r = teacher.size(0), attention.new_tensor(float(teacher_maps[0].size(1)))
+    """Mean of A * D with projected rows of length 1, in node blocks recomputed in the backward."""
+    nodes = None if mask is None else mask.nonzero().flatten()
+    num_nodes = teacher.size(0) if nodes is None else nodes.numel()
+    r = attention.new_tensor(float(teacher_maps[0].size(1)))
     total = attention.new_zeros(attention.shape)
     for start in range(0, num_nodes, _BLOCK):
-        rows = slice(start, start + _BLOCK)
+        span = slice(start, start + _BLOCK)
+        rows = span if nodes is None else nodes[span]
         block = [state[rows] for state in states]
         total = total + checkpoint(
-            _unit_rows_block, teacher[rows], block, teacher_maps, student_maps, use_reentrant=False
+            _unit_rows_block, teacher, rows, block, teacher_maps, student_maps, use_reentrant=False
         )
     dissimilarity = total / (num_nodes * r)
     return (attention * dissimilarity).mean(), dissimilarity
@@ -288,13 +286,15 @@ def _unit_rows(
 
 def _unit_rows_block(
     teacher: Tensor,
+    rows: slice | Tensor,
     states: Sequence[Tensor],
     teacher_maps: Sequence[Tensor],
     student_maps: Sequence[Tensor],
 ) -> Tensor:
     """sum_v |p_iv/|p_iv| - s_jv/|s_jv||^2 for one block, [T, S]."""
     normalize = nn.functional.normalize
-    parts = teacher.to(teacher_maps[0].dtype).split([m.size(0) for m in teacher_maps], dim=1)
+    read = teacher[rows if isinstance(rows, slice) else rows.to(teacher.device)]
+    parts = read.to(teacher_maps[0]).split([m.size(0) for m in teacher_maps], dim=1)
     p = [normalize(t @ m, dim=1) for t, m in zip(parts, teacher_maps, strict=True)]
     s = [normalize(h @ m, dim=1) for h, m in zip(states, student_maps, strict=True)]
     return torch.stack([torch.stack([(pi - sj).square().sum() for sj in s]) for pi in p])
