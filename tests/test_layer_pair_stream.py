@@ -29,8 +29,8 @@ def mapped(tmp_path):
     return write
 
 
-def block_of(monkeypatch, teacher, nodes):
-    monkeypatch.setattr(stream, "_BLOCK_BYTES", nodes * teacher.size(1) * teacher.element_size())
+def block_of(monkeypatch, nodes):
+    monkeypatch.setattr(stream, "block_rows", lambda given: nodes)
 
 
 def assert_same(streamed, resident, rtol):
@@ -53,7 +53,7 @@ def test_blocks_give_what_one_pass_gives(mapped, monkeypatch, form, rows):
         "weight": {"weight": torch.rand(NODES).double()},
     }
     file = mapped(problem["teacher"])
-    block_of(monkeypatch, file, rows)
+    block_of(monkeypatch, rows)
     for options in given.values():
         streamed = results(op, problem | {"teacher": file}, **options)
         assert_same(streamed, results(op, problem, **options), 1e-12)
@@ -67,7 +67,7 @@ def test_float32_and_bfloat16(mapped, monkeypatch, form, dtype):
     problem = random_problem(NODES, WIDTHS, STUDENT_WIDTHS, R)
     problem = requiring(problem | {"teacher": problem["teacher"].to(dtype)}, torch.float32)
     file = mapped(problem["teacher"])
-    block_of(monkeypatch, file, 50)
+    block_of(monkeypatch, 50)
     streamed = results(run_form(form), problem | {"teacher": file})
     assert_same(streamed, results(run_form(form), problem), 1e-5)
 
@@ -81,7 +81,7 @@ def test_pairs_that_nearly_coincide(mapped, monkeypatch, name):
         states[0].copy_(teacher[:, :4] + 1e-6 * states[0])
         problem["student_maps"][0].copy_(problem["teacher_maps"][0])
     file = mapped(problem["teacher"])
-    block_of(monkeypatch, file, 40)
+    block_of(monkeypatch, 40)
     try:
         chosen = backend(name)
         chosen.__enter__()
@@ -100,7 +100,7 @@ def test_pairs_that_nearly_coincide(mapped, monkeypatch, name):
 def test_gradients_that_nobody_asks_for(mapped, monkeypatch):
     problem = random_problem(NODES, WIDTHS, STUDENT_WIDTHS, R, grad=False)
     file = mapped(problem["teacher"])
-    block_of(monkeypatch, file, 40)
+    block_of(monkeypatch, 40)
     for form in FORMS:
         for wanted in ("teacher_maps", "student_states", "attention"):
             names = [name for name in leaves(problem) if name.startswith(wanted)]

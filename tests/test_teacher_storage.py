@@ -214,7 +214,7 @@ def test_a_killed_build_leaves_no_cache_and_no_old_one_harmed(teacher, tmp_path,
 def test_distillation_from_a_mapped_cache(teacher, tmp_path, monkeypatch, options):
     """Loss, attention and student as from memory."""
     data = small_data()
-    monkeypatch.setattr(stream, "_BLOCK_BYTES", 700)  # ten nodes
+    monkeypatch.setattr(stream, "block_rows", lambda given: 11)
     mask = data.train_mask if options.pop("nodes", None) else None
     results = []
     for cache in (

@@ -15,9 +15,11 @@ from torch import Tensor
 
 from abkd_fast._mapped import mapped_file
 from abkd_fast._staging import blocks_on
+from abkd_fast.memory import empty_output
 from abkd_fast.ops._layer_pair_blocks import Block, NodeSet
 
-_BLOCK_BYTES = 2**25  # of the teacher
+_BLOCK_BYTES = 2**25  # of the teacher, at least
+_BLOCK_SUMS = 16  # times the sums that are added a block, at least
 
 # Of teacher, student states, nodes and weight of a block: sums over its nodes, then the gradient
 # of its states, [rows, sum d_j] or no rows.
@@ -37,13 +39,16 @@ def sum_nodes(given: NodeSet, run: Pass) -> tuple[Tensor, ...]:
     parts = _split(given)
     totals: list[Tensor] = []
     dstates = given.state_gradients(False)
+    num_nodes = given.teacher.size(0)
     blocks = blocks_on(given.teacher, [part.rows for part in parts], device)
     for part, teacher in zip(parts, blocks, strict=True):
         states = [state[part.rows] for state in given.states]
         *sums, gradient = run(teacher, states, part.nodes, part.weight)
         totals = [a.add_(b) for a, b in zip(totals, sums, strict=True)] if totals else sums
         if gradient.size(0):
-            dstates = dstates if dstates.size(0) else given.state_gradients(True)
+            if not dstates.size(0):
+                dstates = empty_output(gradient, num_nodes, gradient.size(1))
+                dstates = dstates if given.nodes is None else dstates.zero_()
             dstates[part.rows] = gradient
     return (*totals, dstates)
 
@@ -69,6 +74,13 @@ def _shifted(rows: slice | Tensor, by: int) -> slice | Tensor:
     return rows + by if isinstance(rows, Tensor) else slice(rows.start + by, rows.stop + by)
 
 
+def block_rows(given: NodeSet) -> int:
+    """Rows of a block: enough to make small beside it what is done once a block."""
+    width = given.teacher.size(1)
+    sums = 8 * width * sum(given.student_widths)
+    return max(max(_BLOCK_BYTES, _BLOCK_SUMS * sums) // (width * given.teacher.element_size()), 1)
+
+
 class _Part(NamedTuple):
     """The nodes that count among some neighbouring rows."""
 
@@ -78,10 +90,9 @@ class _Part(NamedTuple):
 
 
 def _split(given: NodeSet) -> list[_Part]:
-    """Row blocks of _BLOCK_BYTES, without those in which no node counts."""
+    """Blocks of rows, without those in which no node counts."""
     teacher, nodes, weight = given.teacher, given.nodes, given.weight
-    num_rows, row_bytes = teacher.size(0), teacher.size(1) * teacher.element_size()
-    step = max(_BLOCK_BYTES // row_bytes, 1)
+    num_rows, step = teacher.size(0), block_rows(given)
     starts = list(range(0, num_rows, step))
     spans = [slice(start, min(start + step, num_rows)) for start in starts]
     if nodes is None:
