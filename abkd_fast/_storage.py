@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def save_tensors(
 
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     text = json.dumps(meta)
-    sha256 = _checksum(tensors, text)
+    sha256 = check_sum(tensors, text).hexdigest()
     header = {"format": str(FORMAT), "kind": kind, "sha256": sha256, "meta": text}
 
     def write(temporary: Path) -> None:
@@ -106,6 +106,20 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
         FileNotFoundError: there is no such file.
         ValueError: not such a file, truncated, of another kind or version, or damaged.
     """
+    from safetensors import safe_open
+
+    header = read_header(path, kind)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    check_digest(path, header, check_sum(tensors, header["meta"]).hexdigest())
+    return tensors, json.loads(header["meta"])
+
+
+def read_header(path: Path, kind: str) -> dict[str, str]:
+    """``sha256`` and ``meta`` of a file that :func:`save_tensors` wrote; raises as `load_tensors`.
+
+    Tensors and checksum are not looked at.
+    """
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -113,7 +127,6 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ValueError(
             f"{path} must be a complete safetensors file, got: {error}; "
@@ -126,20 +139,29 @@ def load_tensors(path: Path, kind: str) -> tuple[dict[str, Tensor], dict[str, An
             f"{path} must have format version {FORMAT}, got {header.get('format')!r}; "
             "it was written by another version of abkd_fast"
         )
-    found = _checksum(tensors, header.get("meta", ""))
-    if header.get("sha256") != found:
+    return {"sha256": header.get("sha256", ""), "meta": header.get("meta", "")}
+
+
+def check_digest(path: Path, header: Mapping[str, str], found: str) -> None:
+    """Raise ValueError unless the checksum in the header is the one that was found."""
+    if header["sha256"] != found:
         raise ValueError(
-            f"{path} must have sha256 {header.get('sha256')}, got {found}; "
+            f"{path} must have sha256 {header['sha256']}, got {found}; "
             "the file is damaged, delete it and make it again"
         )
-    return tensors, json.loads(header["meta"])
 
 
-def _checksum(tensors: Mapping[str, Tensor], text: str) -> str:
+def check_sum(tensors: Mapping[str, Tensor], text: str) -> Any:
+    """SHA-256 over a text and tensors in the order of their names, as a hashlib object."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor_head(name, tensor.dtype, tensor.shape))
         if tensor.numel():
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest
+
+
+def tensor_head(name: str, dtype: torch.dtype, shape: Sequence[int]) -> bytes:
+    """What the checksum takes of a tensor before its bytes."""
+    return f"{name} {dtype} {list(shape)}".encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -94,8 +95,10 @@ class Recorder:
     def __init__(self, model: nn.Module, layers: str | Sequence[str] | None = None) -> None:
         self.model = model
         self.paths = match_layers(model, layers)
-        self._calls: list[tuple[str, Tensor, int]] = []
+        # Path, what returns the output as long as it is alive, and its changes in place so far.
+        self._calls: list[tuple[str, Callable[[], Tensor | None], int]] = []
         self._recording = False
+        self._sink: Callable[[str, Tensor], None] | None = None
         modules = dict(model.named_modules())
         self._handles = [
             modules[path].register_forward_hook(self._hook(path)) for path in self.paths
@@ -107,6 +110,26 @@ class Recorder:
 
     def collect(self, call: Callable[[], Tensor], graph: CSRGraph | None = None) -> Capture:
         """Make ``call``, which must run the model once, and return its states and scores."""
+        logits = self._run(call)
+        names = [name for name, _, _ in self._calls]
+        states = [state for _, get, _ in self._calls if (state := get()) is not None]
+        self._calls.clear()
+        return Capture(states, logits, names, graph)
+
+    def stream(self, call: Callable[[], Tensor], sink: Callable[[str, Tensor], None]) -> Tensor:
+        """As :meth:`collect`, but hand each state with its path to ``sink`` and keep none.
+
+        Returns the scores. So the states of all layers are never held at once.
+        """
+        self._sink = sink
+        try:
+            return self._run(call)
+        finally:
+            self._sink = None
+            self._calls.clear()
+
+    def _run(self, call: Callable[[], Tensor]) -> Tensor:
+        """Make ``call`` with the hooks on; its scores, checked."""
         self._calls.clear()
         self._recording = True
         try:
@@ -118,15 +141,17 @@ class Recorder:
                 f"{type(self.model).__name__} must return class scores [N, C], got "
                 f"{list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__}"
             )
-        for path, state, version in self._calls:
-            if _version(state) != version:
+        self._check_unchanged()
+        return logits
+
+    def _check_unchanged(self) -> None:
+        for path, get, version in self._calls:
+            state = get()
+            if state is not None and _version(state) != version:
                 raise ValueError(
                     f"the output of {path!r} must not be changed in place after it is captured; "
                     "capture the module that makes the change, or use the out-of-place function"
                 )
-        names, states = [name for name, _, _ in self._calls], [s for _, s, _ in self._calls]
-        self._calls.clear()
-        return Capture(states, logits, names, graph)
 
     def close(self) -> None:
         """Remove the hooks."""
@@ -147,9 +172,18 @@ class Recorder:
             if not isinstance(output, Tensor) or output.dim() != 2:
                 got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
                 raise ValueError(f"the output of {path!r} must be a tensor [N, d], got {got}")
-            self._calls.append((path, output, _version(output)))
+            self._keep(path, output)
 
         return record
+
+    def _keep(self, path: str, output: Tensor) -> None:
+        if self._sink is None:
+            self._calls.append((path, lambda: output, _version(output)))
+            return
+        self._check_unchanged()  # of those that are still alive: the input of this layer
+        self._calls = [call for call in self._calls if call[1]() is not None]
+        self._sink(path, output)
+        self._calls.append((path, weakref.ref(output), _version(output)))
 
 
 def _version(state: Tensor) -> int:

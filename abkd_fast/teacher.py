@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,20 +10,33 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abkd_fast._checks import FLOATS, check_finite, check_tensor, names
-from abkd_fast._csr import tensor_bytes
-from abkd_fast._storage import load_tensors, save_tensors
+from abkd_fast._mapped import mapped_file
+from abkd_fast._staging import blocks_on
+from abkd_fast._storage import write_atomically
+from abkd_fast._teacher_file import META, read_cache, read_meta, row_spans, write_cache
+from abkd_fast._teacher_states import (
+    LayerSpill,
+    about_teacher,
+    check_dtype,
+    check_fits,
+    check_storage,
+    digest_states,
+    fingerprint,
+    moved,
+    pack,
+    place_states,
+)
 from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.data import GraphData
-from abkd_fast.metrics import count_parameters
 from abkd_fast.ops import Moments, teacher_moments
-
-_KIND = "teacher-cache"
-_DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
 class TeacherCache:
     """A frozen teacher's hidden states and class scores on one graph.
+
+    The states lie in ``storage``: "memory" (of the device the teacher ran on), "pinned"
+    (page-locked host memory) or "mmap" (a file that is read in place). From the last two,
+    ``ops.layer_pair`` streams them to a student on a GPU in blocks of nodes.
 
     Attributes:
         states: [N, sum(widths)]; row v holds every layer's state of node v side by side, so
@@ -34,6 +46,7 @@ class TeacherCache:
         fingerprint: SHA-256 of teacher weights and data, or of the states they were given as.
         parameters: the teacher's parameter count, None when only its states are known.
         data: fingerprint of the data it ran on, None when only its states are known.
+        device: where the student is to be; logits and moments are there.
     """
 
     def __init__(
@@ -44,11 +57,15 @@ class TeacherCache:
         fingerprint: str,
         parameters: int | None = None,
         data: str | None = None,
+        moments: Moments | None = None,
+        device: torch.device | None = None,
     ) -> None:
         """Internal: use :meth:`build`, :meth:`from_states` or :meth:`load`."""
         self.states, self.widths = states, list(widths)
         self.logits, self.fingerprint = logits, fingerprint
         self.parameters, self.data = parameters, data
+        self.device = states.device if device is None else device
+        self._moments = moments
 
     @classmethod
     def build(
@@ -58,8 +75,14 @@ class TeacherCache:
         layers: str | Sequence[str] | None = None,
         dtype: torch.dtype = torch.float32,
         forward: Callable[..., Tensor] | None = None,
+        storage: str = "memory",
+        path: str | Path | None = None,
     ) -> TeacherCache:
         """Run ``teacher`` once in eval mode and keep the outputs of ``layers``.
+
+        With storage "mmap" every layer's states go to disk as soon as they are there, and no more
+        than those that the teacher itself needs at a time are in memory. A build that is stopped
+        leaves ``path`` as it was.
 
         Args:
             teacher: any module that returns class scores [N, C].
@@ -68,37 +91,78 @@ class TeacherCache:
             dtype: bfloat16, float32 or float64, in which the states are kept.
             forward: called as ``forward(teacher, data)`` instead of binding the parameters of
                 ``teacher.forward`` by name (see :meth:`GraphData.arguments`).
+            storage: "memory", "pinned" or "mmap".
+            path: the file of storage "mmap"; its folder needs room for two such files meanwhile.
+
+        Raises:
+            ValueError: names the argument, or the layer whose states are not finite.
+            OSError: ``path`` could not be written.
         """
-        _check_dtype(dtype)
+        check_dtype(dtype)
+        check_storage(storage)
+        if (storage == "mmap") != (path is not None):
+            raise ValueError(f'path must be given with storage="mmap" alone, got {path!r}')
         was_training = teacher.training
         teacher.eval()
         try:
             with torch.no_grad(), Recorder(teacher, layers) as recorder:
+                if path is not None:
+                    return cls._build_file(Path(path), recorder, data, dtype, forward)
                 capture = recorder.collect(lambda: call_model(teacher, data, forward), data.graph)
         finally:
             teacher.train(was_training)
-        packed = _pack(capture.states, capture.logits, dtype)
-        identity = fingerprint(teacher, data, recorder.paths, dtype)
-        parameters = count_parameters(teacher)
-        on = data.fingerprint()
-        return cls(packed, capture.widths, capture.logits, identity, parameters, on)
+        packed = pack(capture.states, capture.logits, dtype)
+        about = about_teacher(teacher, data, recorder.paths, dtype)
+        cache = cls(packed, capture.widths, capture.logits, *about)
+        return cache.pinned().to(data.graph.device) if storage == "pinned" else cache
+
+    @classmethod
+    def _build_file(
+        cls,
+        path: Path,
+        recorder: Recorder,
+        data: GraphData,
+        dtype: torch.dtype,
+        forward: Callable[..., Tensor] | None,
+    ) -> TeacherCache:
+        """Run the teacher and write its states to ``path``, layer by layer."""
+        teacher = recorder.model
+
+        def write(temporary: Path) -> None:
+            with LayerSpill(path.parent, dtype) as spill:
+                logits = recorder.stream(lambda: call_model(teacher, data, forward), spill.add)
+                pack([], logits, dtype)  # its checks
+                about = about_teacher(teacher, data, recorder.paths, dtype)
+                empty = torch.empty(logits.size(0), 0, dtype=dtype)
+                cache = cls(empty, spill.widths, logits, *about, spill.moments())
+                cache._write(temporary, spill.rows(cache.num_nodes), dtype)
+
+        write_atomically(path, write)
+        return cls._read(path, verify=False).to(data.graph.device)
 
     @classmethod
     def cached(
-        cls, path: str | Path, teacher: nn.Module, data: GraphData, **options: Any
+        cls,
+        path: str | Path,
+        teacher: nn.Module,
+        data: GraphData,
+        storage: str = "mmap",
+        **options: Any,
     ) -> TeacherCache:
         """Load ``path`` if it was built from this teacher and data, else build and save it.
 
-        ``options`` are those of :meth:`build`.
+        ``options`` are those of :meth:`build`. A damaged file is an error, see :meth:`load`.
         """
         path = Path(path)
+        check_storage(storage)
         paths = match_layers(teacher, options.get("layers"))
         if path.exists():
-            cache = cls.load(path)
-            dtype = options.get("dtype", torch.float32)
-            if cache.fingerprint == fingerprint(teacher, data, paths, dtype):
-                return cache
-        cache = cls.build(teacher, data, **options)
+            wanted = fingerprint(teacher, data, paths, options.get("dtype", torch.float32))
+            if read_meta(path)["fingerprint"] == wanted:
+                return cls.load(path, storage).to(data.graph.device)
+        if storage == "mmap":
+            return cls.build(teacher, data, **options, storage=storage, path=path)
+        cache = cls.build(teacher, data, **options, storage=storage)
         cache.save(path)
         return cache
 
@@ -110,15 +174,11 @@ class TeacherCache:
         dtype: torch.dtype = torch.float32,
     ) -> TeacherCache:
         """Pack states [N, d_i] of any origin; raises ValueError on NaN or unequal N."""
-        _check_dtype(dtype)
-        packed = _pack(states, logits, dtype)
+        check_dtype(dtype)
+        packed = pack(states, logits, dtype)
         logits = None if logits is None else logits.detach()
         widths = [state.size(1) for state in states]
-        digest = hashlib.sha256(f"{widths} {dtype}".encode())
-        for part in (packed, logits):
-            if part is not None:
-                digest.update(tensor_bytes(part))
-        return cls(packed, widths, logits, digest.hexdigest())
+        return cls(packed, widths, logits, digest_states(packed, logits, widths))
 
     @property
     def num_nodes(self) -> int:
@@ -130,10 +190,27 @@ class TeacherCache:
         """Number of teacher layers T."""
         return len(self.widths)
 
+    @property
+    def storage(self) -> str:
+        """Where the states lie: "memory", "pinned" or "mmap"."""
+        if mapped_file(self.states) is not None:
+            return "mmap"
+        return "pinned" if self.states.is_pinned() else "memory"
+
+    @property
+    def streamed(self) -> bool:
+        """Whether a pass over the states copies or reads them block by block."""
+        return self.states.device != self.device or self.storage == "mmap"
+
     @cached_property
     def moments(self) -> Moments:
         """Means and second moments over all nodes, computed once (see ``ops.layer_pair``)."""
-        return teacher_moments(self.states, self.widths)
+        return self._moments or self.moments_of(None)
+
+    def moments_of(self, mask: Tensor | None) -> Moments:
+        """Moments over the nodes where ``mask`` [N] holds, None = all; on :attr:`device`."""
+        mask = None if mask is None else mask.to(self.states.device)
+        return moved(teacher_moments(self.states, self.widths, mask), self.device)
 
     @cached_property
     def means(self) -> list[Tensor]:
@@ -144,98 +221,80 @@ class TeacherCache:
         """View [N, d_i] of layer i."""
         return self.states.split(self.widths, dim=1)[i]
 
+    def rows(self, nodes: Tensor) -> Tensor:
+        """States [B, sum(widths)] of some nodes, on :attr:`device`."""
+        rows = self.states[nodes.to(self.states.device)]
+        file = mapped_file(self.states)
+        if file is not None:
+            file.drop(self.states)
+        return rows.to(self.device)
+
+    def pinned(self) -> TeacherCache:
+        """The same in host memory, the states page-locked; needs a GPU."""
+        states = torch.empty(self.states.shape, dtype=self.states.dtype, pin_memory=True)
+        return self._with(states.copy_(self.states), states.device)
+
+    def to(self, device: torch.device | str, stream: bool | None = None) -> TeacherCache:
+        """The same for a student on ``device``.
+
+        Args:
+            device: where logits and moments go.
+            stream: whether the states stay in host memory and stream to a GPU; None copies them
+                if a quarter of its memory then stays free, and says so on stderr if not.
+        """
+        device = torch.empty(0, device=device).device  # with its index
+        if self.device == device:
+            return self
+        return self._with(place_states(self.states, device, stream), device)
+
+    def _with(self, states: Tensor, device: torch.device) -> TeacherCache:
+        """These states, and all else on ``device``."""
+        known = self.__dict__.get("moments", self._moments)
+        moments = None if known is None else moved(known, device)
+        logits = None if self.logits is None else self.logits.to(device)
+        about = self.fingerprint, self.parameters, self.data
+        return TeacherCache(states, self.widths, logits, *about, moments, device)
+
     def check_fits(self, data: GraphData) -> None:
         """Raise ValueError unless this teacher ran on ``data``, as far as is known of it."""
-        if self.data is not None and self.data != data.fingerprint():
-            raise ValueError(
-                f"teacher must have been run on {data.name!r} with this split, got a cache of "
-                f"other data (fingerprint {self.data[:12]}); build the cache on this graph"
-            )
-        if self.num_nodes != data.num_nodes:
-            raise ValueError(
-                f"teacher and data must have the same nodes, got {self.num_nodes} teacher rows "
-                f"and {data.num_nodes} nodes in {data.name!r}; build the cache on this graph"
-            )
-        if self.logits is not None and self.logits.size(1) < data.num_classes:
-            raise ValueError(
-                f"teacher must score the {data.num_classes} classes of {data.name!r}, "
-                f"got {self.logits.size(1)}"
-            )
+        check_fits(data, self.data, self.num_nodes, self.logits)
 
     def save(self, path: str | Path) -> None:
         """Write states, scores and moments to one safetensors file, atomically."""
-        tensors = {"states": self.states}
-        if self.widths:
-            tensors["mean"] = self.moments.mean
-            tensors |= {f"second.{i}": second for i, second in enumerate(self.moments.second)}
-        if self.logits is not None:
-            tensors["logits"] = self.logits
-        meta = {
-            "widths": self.widths,
-            "fingerprint": self.fingerprint,
-            "count": self.moments.count if self.widths else None,
-            "parameters": self.parameters,
-            "data": self.data,
-        }
-        save_tensors(Path(path), tensors, meta, _KIND)
+        states = self.states
+        spans = row_spans(states.size(0), states.size(1) * states.element_size())
+        blocks = blocks_on(states, spans, states.device)
+        write_atomically(Path(path), lambda to: self._write(to, blocks, states.dtype))
+
+    def _write(self, path: Path, blocks: Iterable[Tensor], dtype: torch.dtype) -> None:
+        """``save`` with the states given in blocks of rows."""
+        moments = self.moments if self.widths else None
+        about = {name: getattr(self, name) for name in META}
+        shape = self.num_nodes, sum(self.widths)
+        write_cache(path, blocks, shape, dtype, self.logits, moments, about)
 
     @classmethod
-    def load(cls, path: str | Path) -> TeacherCache:
-        """Read a saved cache; states are memory-mapped. ValueError when the file is damaged."""
-        tensors, meta = load_tensors(Path(path), _KIND)
-        cache = cls(
-            tensors["states"],
-            meta["widths"],
-            tensors.get("logits"),
-            meta["fingerprint"],
-            meta["parameters"],
-            meta["data"],
-        )
-        if cache.widths:
-            second = [tensors[f"second.{i}"] for i in range(len(cache.widths))]
-            cache.moments = Moments(tensors["mean"], second, meta["count"])
-        return cache
+    def load(cls, path: str | Path, storage: str = "mmap") -> TeacherCache:
+        """Read and check a saved cache, in one pass over the file.
+
+        Args:
+            path: the file; with storage "mmap" it is read in place and must stay as it is.
+            storage: where the states are to lie.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file is damaged, or something else.
+        """
+        check_storage(storage)
+        cache = cls._read(Path(path), mapped=storage == "mmap")
+        return cache.pinned() if storage == "pinned" else cache
+
+    @classmethod
+    def _read(cls, path: Path, mapped: bool = True, verify: bool = True) -> TeacherCache:
+        return cls(**read_cache(path, mapped, verify))
 
     def __repr__(self) -> str:
         """Sizes and dtype."""
         dtype = str(self.states.dtype).removeprefix("torch.")
-        return f"TeacherCache(nodes={self.num_nodes}, layers={self.num_layers}, {dtype})"
-
-
-def fingerprint(
-    teacher: nn.Module, data: GraphData, paths: Sequence[str], dtype: torch.dtype
-) -> str:
-    """SHA-256 over the teacher's structure, weights, captured layers, the dtype and the data."""
-    digest = hashlib.sha256(f"{teacher} {list(paths)} {dtype} {data.fingerprint()}".encode())
-    for name, tensor in teacher.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        digest.update(tensor_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _check_dtype(dtype: torch.dtype) -> None:
-    if dtype not in _DTYPES:
-        raise ValueError(
-            f"dtype must be {names(_DTYPES)}, got {names([dtype])}; "
-            "bfloat16 halves the memory of float32"
-        )
-
-
-def _pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Checked states side by side, [N, sum(widths)]."""
-    named = {f"states[{i}]": state for i, state in enumerate(states)}
-    if logits is not None:
-        named["logits"] = logits
-    if not named:
-        raise ValueError("states must hold at least one tensor [N, d] when there are no logits")
-    first = next(iter(named))
-    for name, tensor in named.items():
-        check_tensor(name, tensor, dim=2, dtypes=FLOATS)
-        if tensor.size(0) != named[first].size(0):
-            raise ValueError(
-                f"{name} must have N={named[first].size(0)} rows as {first} has, "
-                f"got {tensor.size(0)}"
-            )
-        check_finite(name, tensor)
-    empty = named[first].new_empty(named[first].size(0), 0, dtype=dtype)
-    return torch.cat([empty, *[state.detach().to(dtype) for state in states]], dim=1)
+        sizes = f"nodes={self.num_nodes}, layers={self.num_layers}"
+        return f"TeacherCache({sizes}, {dtype}, {self.storage})"

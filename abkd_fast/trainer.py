@@ -70,6 +70,7 @@ class Distiller:
             teacher = TeacherCache.build(teacher, data, layers, forward=forward)
         if teacher is not None:
             teacher.check_fits(data)
+            teacher = teacher.to(data.graph.device)
         self.teacher = teacher
         self.student, self.data, self.objective = student, data, objective
         self.seed, self.config = seed, config or TrainConfig()

@@ -14,21 +14,22 @@ _BLOCK = 4096
 def unit_rows_distance(
     teacher: Tensor,
     states: Sequence[Tensor],
+    mask: Tensor | None,
     attention: Tensor,
     teacher_maps: Sequence[Tensor],
     student_maps: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Mean of A * D with projected rows scaled to length 1, in node blocks.
-
-    Every block is recomputed in the backward, so memory stays at one block.
-    """
-    num_nodes, r = teacher.size(0), attention.new_tensor(float(teacher_maps[0].size(1)))
+    """Mean of A * D with projected rows of length 1, in node blocks recomputed in the backward."""
+    nodes = None if mask is None else mask.nonzero().flatten()
+    num_nodes = teacher.size(0) if nodes is None else nodes.numel()
+    r = attention.new_tensor(float(teacher_maps[0].size(1)))
     total = attention.new_zeros(attention.shape)
     for start in range(0, num_nodes, _BLOCK):
-        rows = slice(start, start + _BLOCK)
+        span = slice(start, start + _BLOCK)
+        rows = span if nodes is None else nodes[span]
         block = [state[rows] for state in states]
         total = total + checkpoint(
-            _unit_rows_block, teacher[rows], block, teacher_maps, student_maps, use_reentrant=False
+            _unit_rows_block, teacher, rows, block, teacher_maps, student_maps, use_reentrant=False
         )
     dissimilarity = total / (num_nodes * r)
     return (attention * dissimilarity).mean(), dissimilarity
@@ -36,13 +37,15 @@ def unit_rows_distance(
 
 def _unit_rows_block(
     teacher: Tensor,
+    rows: slice | Tensor,
     states: Sequence[Tensor],
     teacher_maps: Sequence[Tensor],
     student_maps: Sequence[Tensor],
 ) -> Tensor:
     """sum_v |p_iv/|p_iv| - s_jv/|s_jv||^2 for one block, [T, S]."""
     normalize = nn.functional.normalize
-    parts = teacher.to(teacher_maps[0].dtype).split([m.size(0) for m in teacher_maps], dim=1)
+    read = teacher[rows if isinstance(rows, slice) else rows.to(teacher.device)]
+    parts = read.to(teacher_maps[0]).split([m.size(0) for m in teacher_maps], dim=1)
     p = [normalize(t @ m, dim=1) for t, m in zip(parts, teacher_maps, strict=True)]
     s = [normalize(h @ m, dim=1) for h, m in zip(states, student_maps, strict=True)]
     return torch.stack([torch.stack([(pi - sj).square().sum() for sj in s]) for pi in p])

@@ -15,7 +15,7 @@ from abkd_fast.distill.objective import Objective
 from abkd_fast.distill.running_means import RunningMeans
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
-from abkd_fast.ops import Moments, layer_pair, teacher_moments
+from abkd_fast.ops import Moments, layer_pair
 from abkd_fast.teacher import TeacherCache
 
 MAPS = ("attention", "uniform", "last", "diagonal")
@@ -90,7 +90,7 @@ class ABKD(Objective):
         if not student_widths:
             raise ValueError("ABKD needs at least one captured student layer, got none")
         self.teacher_widths, self.student_widths = list(teacher.widths), list(student_widths)
-        a, device = self.attention_dim, teacher.states.device
+        a, device = self.attention_dim, teacher.device
         is_attention = isinstance(self.map, str) and self.map == "attention"
         if is_attention:
             self.query = _layer_maps(self.teacher_widths, a, device)
@@ -109,7 +109,7 @@ class ABKD(Objective):
         self.masked_moments = None
         if self.mask is not None:
             self.mask = self.mask.to(device)
-            self.masked_moments = teacher_moments(teacher.states, teacher.widths, self.mask)
+            self.masked_moments = teacher.moments_of(self.mask)
         scale = None
         if self.normalize == "standardize":
             widths = torch.tensor(self.teacher_widths, device=device)
@@ -176,15 +176,12 @@ class ABKD(Objective):
         """(mean(A * D), D) over the nodes at hand that count."""
         moments = self.masked_moments or teacher.moments
         mask = self.mask if self.mask is None or nodes is None else self.mask[nodes]
-        rows = teacher.states if nodes is None else teacher.states[nodes]
+        rows = teacher.states if nodes is None else teacher.rows(nodes)
         if self.pool:
             means = student.means if mask is None else [h[mask].mean(0) for h in student.states]
             return self._pooled(moments, means, attention, *self.maps())
         if self.normalize == "rows":
-            states = student.states
-            if mask is not None:
-                rows, states = rows[mask], [state[mask] for state in states]
-            return unit_rows_distance(rows, states, attention, *self.maps())
+            return unit_rows_distance(rows, student.states, mask, attention, *self.maps())
         return layer_pair(
             rows,
             teacher.widths,

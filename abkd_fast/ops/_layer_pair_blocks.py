@@ -178,7 +178,8 @@ class NodeSet:
     @cached_property
     def teacher_centre(self) -> Tensor:
         """[sum d_i] compute dtype, near the mean of the teacher."""
-        return near_mean(self.teacher, self.nodes, self.dtype)
+        nodes = None if self.nodes is None else self.nodes.to(self.teacher.device)
+        return near_mean(self.teacher, nodes, self.dtype).to(self.states[0].device)
 
     @property
     def block_size(self) -> int:

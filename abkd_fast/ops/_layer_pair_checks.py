@@ -37,12 +37,17 @@ def check_teacher(teacher: Tensor, widths: Sequence[int]) -> None:
 
 
 def check_states(teacher: Tensor, student_states: Sequence[Tensor]) -> None:
-    """Raise ValueError unless the states are [N, d_j] of one dtype on the teacher's device."""
+    """Raise ValueError unless the states are [N, d_j] of one dtype and device.
+
+    A teacher in host memory serves a GPU too.
+    """
     if len(student_states) == 0:
         raise ValueError("student_states must hold at least one layer, got none")
+    streamed = teacher.device.type == "cpu" and getattr(student_states[0], "is_cuda", False)
+    device = student_states[0].device if streamed else teacher.device
     for j, state in enumerate(student_states):
         name = f"student_states[{j}]"
-        check_tensor(name, state, dim=2, dtypes=DTYPES, device=teacher.device)
+        check_tensor(name, state, dim=2, dtypes=DTYPES, device=device)
         if state.size(0) != teacher.size(0):
             raise ValueError(
                 f"{name} must be [N={teacher.size(0)}, d], got {list(state.shape)}: mismatched "
@@ -88,9 +93,9 @@ def _per_layer(
     return maps.detach().split(list(widths))
 
 
-def check_moments(moments: Moments, teacher: Tensor, widths: Sequence[int]) -> None:
+def check_moments(moments: Moments, widths: Sequence[int], device: torch.device) -> None:
     """Raise ValueError unless the moments have the teacher's shapes, in float64."""
-    device, names = teacher.device, (torch.float64,)
+    names = (torch.float64,)
     check_tensor("moments.mean", moments.mean, dim=1, dtypes=names, device=device)
     if moments.mean.numel() != sum(widths):
         raise ValueError(
@@ -110,7 +115,11 @@ def check_moments(moments: Moments, teacher: Tensor, widths: Sequence[int]) -> N
 
 
 def check_nodes(
-    teacher: Tensor, shift: Tensor | None, mask: Tensor | None, weight: Tensor | None
+    teacher: Tensor,
+    shift: Tensor | None,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    device: torch.device,
 ) -> None:
     """Raise ValueError unless shift, mask and weight are constants that fit the teacher."""
     num_nodes, width = teacher.shape
@@ -123,7 +132,7 @@ def check_nodes(
     ):
         if value is None:
             continue
-        check_tensor(name, value, dim=1, dtypes=dtypes, device=teacher.device)
+        check_tensor(name, value, dim=1, dtypes=dtypes, device=device)
         if value.numel() != size:
             raise ValueError(f"{name} must be [{letter}={size}], got {list(value.shape)}")
         if value.requires_grad:

@@ -18,6 +18,7 @@ from abkd_fast.ops._layer_pair_blocks import (
     spread,
     weighted_sum,
 )
+from abkd_fast.ops._layer_pair_stream import node_blocks
 
 
 def add_near_pairs(
@@ -60,7 +61,7 @@ class _Direct:
     def run(self) -> None:
         problem, totals, student_runs = self.problem, self.totals, self.problem.student_runs
         scale = gradient_scale(problem)
-        for block in problem.blocks():
+        for block in node_blocks(problem):
             size, r = block.teacher.size(0), problem.teacher_map.size(1)
             s = problem.empty(len(problem.states), size, r)
             project(block.states, problem.student_map, student_runs, s)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from abkd_fast._mapped import mapped_file
 from abkd_fast.memory import empty_output
 from abkd_fast.ops import _layer_pair_checks as checks
 from abkd_fast.ops._layer_pair_blocks import (
@@ -21,6 +22,7 @@ from abkd_fast.ops._layer_pair_blocks import (
     repeat_layers,
     select_nodes,
 )
+from abkd_fast.ops._layer_pair_stream import sum_nodes
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ def teacher_moments(
         ValueError: as :func:`layer_pair`, and if block < 1.
     """
     checks.check_teacher(teacher, widths)
-    checks.check_nodes(teacher, None, mask, weight)
+    checks.check_nodes(teacher, None, mask, weight, teacher.device)
     if block < 1:
         raise ValueError(f"block must be >= 1, got {block}")
     nodes, weight = select_nodes(mask, weight, torch.float64)
@@ -68,9 +70,13 @@ def teacher_moments(
     count = checks.check_values(teacher.size(0), nodes, weight, None)
     total = teacher.new_zeros(teacher.size(1), dtype=torch.float64)
     second = [total.new_zeros(width, width) for width in widths]
+    file = mapped_file(teacher)
     for start in range(0, num_rows, block):
         span = slice(start, min(start + block, num_rows))
-        t = teacher[span if nodes is None else nodes[span]].double()
+        read = teacher[span] if nodes is None else teacher
+        t = (read if nodes is None else teacher[nodes[span]]).double()
+        if file is not None:
+            file.drop(read)
         weighted = t if weight is None else t * weight[span, None]
         total += weighted.sum(0)
         layers = zip(second, weighted.split(list(widths), 1), t.split(list(widths), 1), strict=True)
@@ -160,11 +166,14 @@ def _read_teacher(
     row = centre @ g
     if shift is not None:
         row += (n * repeat_layers(a.t() @ shift, widths)).sum(1)
-    cross, second, total, gradient = torch.ops.abkd_fast.layer_pair_moment(
-        problem.teacher, problem.widths, problem.states, problem.nodes, problem.weight,
+    constants = (
         problem.state_centre, (g / count).to(problem.dtype), (row / count).to(problem.dtype)[None],
         products, a / count, wanted.student,
     )  # fmt: skip
+    read = torch.ops.abkd_fast.layer_pair_moment
+    cross, second, total, gradient = sum_nodes(
+        problem, lambda t, h, nodes, w: read(t, problem.widths, h, nodes, w, *constants)
+    )
     rest = total / count
     central = (second / count).addr_(rest, rest, alpha=-1)
     layers = [part.split(widths, 1)[j] for j, part in enumerate(central.split(widths))]

@@ -12,6 +12,7 @@ from abkd_fast.ops._layer_pair_blocks import (
     add_outer,
     gradient_scale,
 )
+from abkd_fast.ops._layer_pair_stream import sum_nodes
 
 
 def run_projection(problem: Problem, attention: Tensor, wanted: Wanted) -> Totals:
@@ -35,13 +36,14 @@ def run_projection(problem: Problem, attention: Tensor, wanted: Wanted) -> Total
     o = o if shift is None else o - shift
     rho, gamma = attention.sum(1)[:, None], attention.sum(0)[:, None]
     u, w = rho * o - attention @ q, gamma * q - attention.t() @ o
-    squares, sums, cross, dstudent_map, dteacher_map, dstates = (
-        torch.ops.abkd_fast.layer_pair_projection(
-            problem.teacher, problem.widths, problem.states, problem.nodes, problem.weight,
-            problem.state_centre, problem.teacher_map, problem.student_map, bias, attention,
-            u.to(dtype), w.to(dtype), scale, *wanted,
-        )
+    constants = (
+        problem.state_centre, problem.teacher_map, problem.student_map, bias, attention,
+        u.to(dtype), w.to(dtype), scale, *wanted,
     )  # fmt: skip
+    read = torch.ops.abkd_fast.layer_pair_projection
+    squares, sums, cross, dstudent_map, dteacher_map, dstates = sum_nodes(
+        problem, lambda t, h, nodes, v: read(t, problem.widths, h, nodes, v, *constants)
+    )
     p_square, s_square = squares.split(attention.shape)
     p_sum, s_sum = sums.split(attention.shape)
     offset = o[:, None] - q  # [T, S, r]

@@ -58,7 +58,8 @@ def layer_pair(
 
     Args:
         teacher: [N, sum(widths)] bfloat16/float32/float64, all layers of a node side by side;
-            frozen; may be memory-mapped.
+            frozen; may be memory-mapped, or in host memory while all else is on a GPU: then it is
+            copied in row blocks, the next one while this one is read.
         widths: width d_i of each of T teacher layers.
         student_states: S of [N, d_j] float32/float64.
         attention: A [T, S].
@@ -80,9 +81,10 @@ def layer_pair(
     checks.check_teacher(teacher, widths)
     checks.check_states(teacher, student_states)
     checks.check_pairing(widths, student_states, attention, teacher_maps, student_maps)
-    checks.check_nodes(teacher, shift, mask, weight)
+    device = student_states[0].device
+    checks.check_nodes(teacher, shift, mask, weight, device)
     if moments is not None:
-        checks.check_moments(moments, teacher, widths)
+        checks.check_moments(moments, widths, device)
     teacher_map, student_map = _stacked(teacher_maps), _stacked(student_maps)
     use_moments = prefers_moment_form(
         len(widths), len(student_states), sum(widths), teacher_map.size(1), student_map.size(0),
@@ -163,7 +165,7 @@ def _blocked(
         teacher_map, student_map, None if shift is None else shift.double(), total,
     )  # fmt: skip
     wanted = Wanted(want_teacher_map, want_student)
-    with torch.autocast(teacher.device.type, enabled=False):
+    with torch.autocast(student_states[0].device.type, enabled=False):
         totals = _run(problem, attention.double(), mean, second, wanted)
     d = totals.dissimilarity
     if not bool(d.isfinite().all()):

@@ -1,0 +1,68 @@
+"""Memory of this machine: how much there is, how much is left."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+_UNITS = ("B", "KB", "MB", "GB", "TB")
+_GROUP = Path("/sys/fs/cgroup")  # of a container: its own, version 2
+
+
+def format_bytes(size: float) -> str:
+    """Three digits and a unit of 1000s, as in 11.2 GB."""
+    unit = 0
+    while size >= 999.5 and unit + 1 < len(_UNITS):
+        size, unit = size / 1000, unit + 1
+    return f"{size:.3g} {_UNITS[unit]}"
+
+
+def host_memory() -> int:
+    """Bytes that this process could have: what is available and what it holds already.
+
+    Memory of the file cache counts as available. The limit of a container counts.
+    """
+    held = resident_bytes()
+    free = _field(Path("/proc/meminfo"), "MemAvailable:", 1024)
+    if free is None:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limit = _number(_GROUP / "memory.max")
+    if limit is not None:
+        used = _number(_GROUP / "memory.current") or 0
+        cached = _field(_GROUP / "memory.stat", "inactive_file", 1) or 0
+        free = min(free, max(limit - used + cached, 0))
+    return held + free
+
+
+def resident_bytes() -> int:
+    """Anonymous memory that this process holds now; pages of mapped files do not count."""
+    try:
+        pages = [int(part) for part in Path("/proc/self/statm").read_text().split()]
+    except OSError:
+        return 0
+    return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def device_memory(device: torch.device) -> tuple[int, int]:
+    """Bytes of a GPU that this process can still take, and all it has."""
+    free, total = torch.cuda.mem_get_info(device)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free + kept, total
+
+
+def _field(path: Path, name: str, unit: int) -> int | None:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * unit for line in lines if line.startswith(name)), None)
+
+
+def _number(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdigit() else None
