@@ -153,11 +153,9 @@ def normalised(
     if isinstance(edges, CSRGraph):
         edges, weight = KEPT.get((edges,), ("edge_index",), edges.to_edge_index)
     if not is_edge_index(edges):
-        if isinstance(edges, Tensor) and edges.layout == torch.sparse_csc:
-            edges = edges.to_sparse_csr()  # gcn_norm does not take CSC
 
         def norm() -> CSRGraph:
-            matrix = gcn_norm(edges, None, num_nodes, *rules)
+            matrix = gcn_norm(_csr(edges), None, num_nodes, *rules)
             return _from_matrix(matrix[0] if isinstance(matrix, tuple) else matrix, dtype)
 
         sources = _sources(edges)
@@ -168,6 +166,7 @@ def normalised(
     if weight is None or not weight.requires_grad:
 
         def weigh() -> CSRGraph:
+            check_range("edge_index", edges, num_nodes, "num_nodes")
             looped, value = gcn_norm(edges, weight, num_nodes, *rules)
             graph, order = _sort(looped, sizes, flow)
             return _weighted(graph, value, order)
@@ -198,14 +197,23 @@ def _sources(matrix: Any) -> tuple[Any, ...]:
     return (matrix,) if isinstance(matrix, Tensor) else matrix.csr()
 
 
+def _csr(matrix: Any) -> Any:
+    """The same matrix, if it was CSC, in CSR."""
+    is_csc = isinstance(matrix, Tensor) and matrix.layout == torch.sparse_csc
+    return matrix.to_sparse_csr() if is_csc else matrix
+
+
 def _from_matrix(matrix: Any, dtype: torch.dtype) -> CSRGraph:
-    if not isinstance(matrix, Tensor):
+    if isinstance(matrix, Tensor):
+        graph = CSRGraph.from_torch(_csr(matrix).to(dtype))
+    else:
         rowptr, col, value = matrix.csr()
         value = None if value is None else value.to(dtype)
-        return CSRGraph.from_csr(rowptr, col, value, matrix.size(1))
-    if matrix.layout == torch.sparse_csc:
-        matrix = matrix.to_sparse_csr()
-    return CSRGraph.from_torch(matrix.to(dtype))
+        graph = CSRGraph.from_csr(rowptr, col, value, matrix.size(1))
+    if graph.value is None or graph.value.requires_grad:
+        return graph
+    # A copy: sharing the matrix's own memory, what is kept would keep the matrix.
+    return graph.with_value(graph.value.clone())
 
 
 def _sort(edge_index: Tensor, num_nodes: tuple[int, int], flow: str) -> tuple[CSRGraph, Tensor]:
