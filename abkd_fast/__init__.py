@@ -7,6 +7,11 @@ from abkd_fast._backend import backend as backend
 from abkd_fast._backend import backend_of as backend_of
 from abkd_fast._csr import DegreeStats as DegreeStats
 from abkd_fast._version import __version__ as __version__
+from abkd_fast.accelerate import Acceleration as Acceleration
+from abkd_fast.accelerate import accelerate as accelerate
+from abkd_fast.accelerate import accelerated as accelerated
+from abkd_fast.accelerate import acceleration as acceleration
+from abkd_fast.accelerate import decelerate as decelerate
 from abkd_fast.callbacks import Callback as Callback
 from abkd_fast.callbacks import ProgressBar as ProgressBar
 from abkd_fast.capture import Capture as Capture

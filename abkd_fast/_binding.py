@@ -26,7 +26,8 @@ _FIX = "pass forward=lambda model, data: ... to call it your way"
 def bind_arguments(data: GraphData, model: torch.nn.Module) -> tuple[Any, ...]:
     """Positional arguments of ``model.forward``; see :meth:`GraphData.arguments`."""
     parameters = _parameters(model)
-    sparse = "graph" in parameters or type(model).__module__.split(".")[0] == "abkd_fast"
+    ours = type(model).__module__.split(".")[0] == "abkd_fast" and "edge_index" not in parameters
+    sparse = "graph" in parameters or ours
     last = max(position for position, name in enumerate(parameters) if name in _KNOWN)
     bound = []
     for name, parameter in list(parameters.items())[: last + 1]:

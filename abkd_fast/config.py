@@ -78,9 +78,16 @@ class ModelConfig:
     """GCNII: identity mapping (lambda in the paper)."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
+    norm: str | None = None
+    """GCN, SAGE, MLP: batch_norm normalises before every ReLU."""
+    aggr: str = "mean"
+    """SAGE: how neighbours are aggregated: mean, max, min or sum."""
 
     def __post_init__(self) -> None:
         check_choice("init", self.init, ("uniform", "xavier"))
+        check_choice("aggr", self.aggr, ("mean", "max", "min", "sum"))
+        if self.norm is not None:
+            check_choice("norm", self.norm, ("batch_norm",))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.alpha <= 1:
@@ -90,9 +97,9 @@ class ModelConfig:
 
     def options(self, family: str) -> dict[str, object]:
         """Keyword arguments for a model of family."""
-        if family == "gcnii":
-            return asdict(self)
-        return {"dropout": self.dropout}
+        own = {"gcnii": ("alpha", "theta", "init"), "sage": ("norm", "aggr")}
+        names = ("dropout", *own.get(family, ("norm",)))
+        return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -175,7 +182,7 @@ class TeacherConfig(DataConfig):
     """train-teacher: train a model on labels alone."""
 
     model: str = "gcnii-64x64"
-    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp."""
+    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp, sage."""
     options: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig(epochs=1500)
     seeds: int = 1

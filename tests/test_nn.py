@@ -80,7 +80,7 @@ def test_dropout_on_an_unweighted_sparse_input_counts_entries_as_one():
     assert set(dropped.value.tolist()) == {0.0, 2.0}
 
 
-@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp", "sage"])
 def test_models_take_sparse_and_dense_inputs(family):
     dense, sparse = sparse_features()
     model = ModelSpec.parse(f"{family}-3x5").build(6, 2).eval()
@@ -102,6 +102,12 @@ def test_models_take_sparse_and_dense_inputs(family):
 )
 def test_parameter_counts_are_the_papers(spec, features, classes, parameters):
     model = ModelSpec.parse(spec).build(features, classes)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize(("spec", "parameters"), [("gcn-2x256", 43_816), ("sage-2x256", 86_824)])
+def test_parameter_counts_of_the_arxiv_students(spec, parameters):
+    model = ModelSpec.parse(spec).build(128, 40, norm="batch_norm")
     assert sum(p.numel() for p in model.parameters()) == parameters
 
 
@@ -150,7 +156,7 @@ def test_models_name_their_hidden_layers():
         match_layers(GCN(6, 4, 1, 2))
 
 
-@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp", "sage"])
 def test_hidden_states_are_non_negative_and_know_their_differentiable_means(family):
     dense, sparse = sparse_features()
     model = ModelSpec.parse(f"{family}-3x5").build(6, 2)
@@ -181,7 +187,7 @@ def test_nothing_of_a_forward_stays_in_the_model():
     assert [reference() for reference in left] == [None, None]
 
 
-@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp", "sage"])
 @pytest.mark.parametrize("kind", ["dense", "sparse"])
 def test_dropout_follows_the_generator_and_the_mode(family, kind):
     x = dict(zip(("dense", "sparse"), sparse_features(4, 40), strict=True))[kind]
@@ -216,7 +222,7 @@ def test_models_are_the_composition_of_their_layers():
 
 # torch.compile itself instantiates the Function class.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.parametrize("family", ["gcn", "gcnii"])
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "sage"])
 def test_models_compile(family):
     torch._dynamo.reset()
     dense, _ = sparse_features()
@@ -236,7 +242,7 @@ def test_a_state_changed_in_place_has_lost_its_column_sums():
     assert column_means(state).tolist() == [5.0, 5.0]
 
 
-@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp"])
+@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp", "sage"])
 def test_inference_mode_gives_the_same_states_and_means(family):
     dense, _ = sparse_features()
     model = ModelSpec.parse(f"{family}-3x4").build(6, 2).eval()

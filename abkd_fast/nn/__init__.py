@@ -7,4 +7,7 @@ from abkd_fast.nn.linear import dropout as dropout
 from abkd_fast.nn.models import GCN as GCN
 from abkd_fast.nn.models import GCNII as GCNII
 from abkd_fast.nn.models import MLP as MLP
+from abkd_fast.nn.models import GraphSAGE as GraphSAGE
 from abkd_fast.nn.models import ModelSpec as ModelSpec
+from abkd_fast.nn.norm import BatchNorm as BatchNorm
+from abkd_fast.nn.sage_conv import SAGEConv as SAGEConv

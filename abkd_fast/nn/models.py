@@ -1,4 +1,4 @@
-"""Whole models: GCN, GCNII, MLP. ``forward(x, graph)`` returns class scores [N, out_channels].
+"""Whole models. ``forward(x, graph)`` returns class scores [N, out_channels].
 
 ``hidden_layers`` names the modules whose outputs are the hidden states that distillation aligns:
 every message-passing layer's output, after the activation that the layer applies itself. Class
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +18,8 @@ from abkd_fast.graph import CSRGraph
 from abkd_fast.nn.gcn2_conv import GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv
 from abkd_fast.nn.linear import Linear, dropout
+from abkd_fast.nn.norm import BatchNorm
+from abkd_fast.nn.sage_conv import SAGEConv
 from abkd_fast.ops.dropout import draw_seed
 
 
@@ -39,7 +42,10 @@ class _Model(nn.Module):
 
 
 class _Stack(_Model):
-    """``num_layers`` layers of one kind; ReLU after all but the last, dropout before each."""
+    """``num_layers`` layers of one kind; ReLU after all but the last, dropout before each.
+
+    ``norm="batch_norm"`` puts batch normalisation before every ReLU. ``options`` are the layer's.
+    """
 
     def __init__(
         self,
@@ -48,16 +54,28 @@ class _Stack(_Model):
         num_layers: int,
         out_channels: int,
         dropout: float = 0.5,
+        norm: str | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(dropout)
+        if norm not in (None, "batch_norm"):
+            raise ValueError(f"norm must be None or batch_norm, got {norm!r}")
         widths = [in_channels, *[hidden_channels] * (num_layers - 1), out_channels]
-        acts = ["relu"] * (num_layers - 1) + ["none"]
+        hidden = num_layers - 1
+        acts = ["none" if norm else "relu"] * hidden + ["none"]
         layers = zip(widths[:-1], widths[1:], acts, strict=True)
-        setattr(self, self._name, nn.ModuleList(self._layer(*layer) for layer in layers))
-        self.hidden_layers = tuple(f"{self._name}.{i}" for i in range(num_layers - 1))
+        stack = (self._layer(*layer, **options) for layer in layers)
+        setattr(self, self._name, nn.ModuleList(stack))
+        norms = [BatchNorm(hidden_channels) for _ in range(hidden)] if norm else []
+        self.norms = nn.ModuleList(norms)
+        self.hidden_layers = tuple(f"{'norms' if norm else self._name}.{i}" for i in range(hidden))
+
+    def _norm(self, layer: int, h: Tensor) -> Tensor:
+        """The hidden state of ``layer`` from what the layer gave."""
+        return self.norms[layer](h) if len(self.norms) else h
 
     _name: str  # of the list of layers
-    _layer: Callable[[int, int, str], nn.Module]
+    _layer: Callable[..., nn.Module]
 
 
 class GCN(_Stack):
@@ -67,8 +85,8 @@ class GCN(_Stack):
     _name = "convs"
 
     @staticmethod
-    def _layer(in_channels: int, out_channels: int, act: str) -> nn.Module:
-        return GCNConv(in_channels, out_channels, act=act)
+    def _layer(in_channels: int, out_channels: int, act: str, **options: Any) -> nn.Module:
+        return GCNConv(in_channels, out_channels, act=act, **options)
 
     def forward(
         self,
@@ -84,7 +102,29 @@ class GCN(_Stack):
         first, *rest = self.convs
         h = first(x, graph, p, seed, 0, aggregated_x)
         for layer, conv in enumerate(rest, start=1):
-            h = conv(h, graph, p, seed, layer)
+            h = conv(self._norm(layer - 1, h), graph, p, seed, layer)
+        return h
+
+
+class GraphSAGE(_Stack):
+    """Stack of ``num_layers`` SAGEConv, ReLU and dropout between them (arXiv 1706.02216).
+
+    Options of the layers, ``aggr="max"`` among them, are those of :class:`SAGEConv`.
+    """
+
+    convs: nn.ModuleList
+    _name = "convs"
+
+    @staticmethod
+    def _layer(in_channels: int, out_channels: int, act: str, **options: Any) -> nn.Module:
+        return SAGEConv(in_channels, out_channels, act=act, **options)
+
+    def forward(self, x: Tensor | CSRGraph, graph: CSRGraph) -> Tensor:
+        """X [N, in_channels] dense or sparse."""
+        p, seed = self._draw()
+        h = self.convs[0](x, graph, p, seed)
+        for layer, conv in enumerate(self.convs[1:], start=1):
+            h = conv(self._norm(layer - 1, h), graph, p, seed, layer)
         return h
 
 
@@ -165,11 +205,16 @@ class MLP(_Stack):
         """X [N, in_channels] dense or sparse; graph is accepted and not used."""
         p, seed = self._draw()
         for layer, lin in enumerate(self.lins[:-1]):
-            x = lin(dropout(x, p, p > 0.0, seed, layer))
+            x = self._norm(layer, lin(dropout(x, p, p > 0.0, seed, layer)))
         return self.lins[-1](dropout(x, p, p > 0.0, seed, len(self.lins) - 1))
 
 
-_MODELS: dict[str, type[nn.Module]] = {"gcn": GCN, "gcnii": GCNII, "mlp": MLP}
+_MODELS: dict[str, type[nn.Module]] = {
+    "gcn": GCN,
+    "gcnii": GCNII,
+    "mlp": MLP,
+    "sage": GraphSAGE,
+}
 
 
 @dataclass(frozen=True)
