@@ -10,7 +10,16 @@ import argparse
 import torch
 
 import abkd_fast as af
-from abkd_fast.ops import conv, dropout, layer_pair, segment_csr, spmm, teacher_moments
+from abkd_fast.ops import (
+    conv,
+    dropout,
+    kl_div,
+    layer_pair,
+    linear,
+    segment_csr,
+    spmm,
+    teacher_moments,
+)
 
 
 def graph_with_hubs(device: str) -> af.CSRGraph:
@@ -33,8 +42,14 @@ def run(device: str) -> None:
         options = {"alpha": 0.1, "beta": 0.5, "act": "relu", "p": 0.4, "seed": 3}
         conv(graph, x, weight, x_0=x_0, **options)[0].square().sum().backward()
         dropout(x, 0.3, 5).sum().backward()
+        out = linear(x, weight[:9], weight[0, :9].clone(), "relu")
+        labels = torch.arange(50, device=device) % out.size(1)
+        for target in (labels, out.detach().log_softmax(1)):
+            kl_div(out, target, labels > 0, 2.0)[0].backward(retain_graph=True)
     src = torch.randn(20, 9, device=device, requires_grad=True)
-    segment_csr(src, torch.tensor([0, 3, 3, 20], device=device), "max").sum().backward()
+    for reduce in ("sum", "mean", "max", "min"):
+        indptr = torch.tensor([0, 3, 3, 20], device=device)
+        segment_csr(src, indptr, reduce).sum().backward()
     teacher = torch.randn(100, 3 * 8, device=device)
     moments = teacher_moments(teacher, [8] * 3)
 
