@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import costs
 import torch
+from gpu_compare import Row, reason, relative
 from gpu_timing import Step, take_turns
 from peers import best, eager
 from torch import Tensor
@@ -80,45 +82,37 @@ def steps_of(config: str, nodes: int, device: str) -> dict[str, Callable[[], Ste
     return makers
 
 
-def run(config: str, device: str, tiny: bool) -> list[dict[str, Any]]:
-    """One row: every side is checked against ours, timed alone and freed."""
+def run(config: str, device: str, tiny: bool) -> Iterator[Row]:
+    """One row, which grows by a side at a time: each is checked, timed alone and freed."""
     nodes = 200 if tiny else NODES
-    times: dict[str, Any] = {}
-    left_out: dict[str, str] = {}
     expected: list[Tensor] = []
+    row: Row = {"op": "layer_pair", "case": f"N={nodes}, {config}", "dtype": "float32"}
+    row |= {"nodes": nodes, **work(config, nodes), "ms": {}, "left_out": {}}
     for name, maker in steps_of(config, nodes, device).items():
         mine = name.startswith("abkd_fast")
         try:
             step = maker()
             found = step()
             expected = expected or found
-            error = max(
-                float((a - b).norm() / b.norm()) for a, b in zip(found, expected, strict=True)
-            )
+            error = relative(found, expected)
             bound = 2e-2 if name.endswith("bf16") else 1e-3  # torch may take TF32 products
             if not error <= bound:
                 raise ArithmeticError(f"differs from abkd_fast by {error:.2g}")
-            times |= take_turns({name: step}, device, rounds=1 if tiny else 5)
+            row["ms"] |= take_turns({name: step}, device, rounds=1 if tiny else 5)
         except Exception as failure:  # a peer may run out of memory; ours may not fail
             if mine:
                 raise
-            left_out[name] = f"{type(failure).__name__}: {str(failure).splitlines()[0][:120]}"
+            row["left_out"][name] = reason(failure)
         step = found = None  # type: ignore[assignment]
         if device == "cuda":
             torch.cuda.empty_cache()
-    return [
-        {"op": "layer_pair", "case": f"N={nodes}, {config}", "dtype": "float32", "nodes": nodes}
-        | work(config, nodes)
-        | {"ms": times, "left_out": left_out}
-    ]
+        yield row
 
 
-def work(config: str, nodes: int) -> dict[str, Any]:
-    """One read of the teacher in GB, and the products that read it in GFLOP."""
+def work(config: str, nodes: int) -> Row:
+    """Of the form that the cost model chooses."""
     num_teacher, width, num_student, student_width = CONFIGS[config]
     total, student = num_teacher * width, num_student * student_width
     moment = prefers_moment_form(num_teacher, num_student, total, R, student)
-    flops = 4 * nodes * total * (student if moment else R)
-    form = "moment" if moment else "projection"
-    read = 4 * nodes * (total + 2 * student)
-    return {"form": form, "gb": 1e-9 * read, "gflop": 1e-9 * flops}
+    cost = costs.layer_pair(nodes, total, student, 0 if moment else R, size=4, passes=2)
+    return {"form": "moment" if moment else "projection", **cost.row()}

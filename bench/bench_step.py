@@ -167,7 +167,7 @@ def _distil(case: Case, side: str | None) -> Step:
         return _train([*model.parameters(), *abkd.parameters()], loss)
     peer, x, adj_t = _prepared(case, side)
     plain = eager.ABKDLoss(case.cache.widths, [4] * 4, 64, side.endswith("indexed"))
-    _copy_maps(abkd, plain)
+    eager.copy_maps(abkd, plain)
     states = [s.contiguous() for s in case.cache.states.split(case.cache.widths, 1)]
     means = [state.mean(0) for state in states]
     scores = case.cache.logits.log_softmax(1)
@@ -179,16 +179,6 @@ def _distil(case: Case, side: str | None) -> Step:
         return label + kd.alpha * divergence + plain(states, means, hidden)
 
     return _train([*peer.parameters(), *plain.parameters()], peer_loss)
-
-
-@torch.no_grad()
-def _copy_maps(source: ABKD, target: eager.ABKDLoss) -> None:
-    for name in ("query", "key", "teacher_embedding", "student_embedding"):
-        maps = getattr(target, name)
-        parts = getattr(source, name).split([m.size(0) for m in maps])
-        for parameter, part in zip(maps, parts, strict=True):
-            parameter.copy_(part)
-    target.subspace.copy_(source.subspace)
 
 
 def _latency(case: Case, side: str | None) -> Step:
@@ -220,7 +210,8 @@ def work(kind: str, dataset: str) -> dict[str, float]:
     loaded = case.data
     nodes, classes = loaded.num_nodes, loaded.num_classes
     edges, inputs = loaded.graph.gcn_norm().num_edges, loaded.x.num_edges
-    cost = costs.gcnii(case.size, nodes, edges, inputs, classes, kind != "latency")
+    first = costs.spmm(nodes, inputs, case.size[1], backward=kind != "latency")
+    cost = costs.gcnii(case.size, nodes, edges, first, classes, kind != "latency")
     if kind != "latency":
         cost += costs.adam(sum(p.numel() for p in case.model(case.size).parameters()))
     if kind == "distil":

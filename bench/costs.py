@@ -44,6 +44,25 @@ def spmm(nodes: int, edges: int, width: int, size: int = 4, backward: bool = Fal
     return 2 * forward if backward else forward
 
 
+def spmm_extremum(
+    nodes: int, edges: int, width: int, size: int = 4, index: int = 4, backward: bool = False
+) -> Cost:
+    """Largest or smallest message: E F products, E F comparisons; the graph, E + N rows.
+
+    With the backward the forward writes its winners, N F indices. The backward reads the transposed
+    graph and its permutation, and by an edge the winner and the gradient of its row; it writes dx.
+    """
+    forward = spmm(nodes, edges, width, size)
+    if not backward:
+        return forward
+    winners = nodes * width * index
+    rows = edges * width * (index + size) + nodes * width * size
+    graph = 4 * (nodes + 1) + 8 * edges + index * edges
+    touched = graph + winners + 2 * nodes * width * size
+    forward += Cost(0, winners, forward.touched + winners)
+    return forward + Cost(2 * edges * width, graph + rows, touched)
+
+
 def conv(nodes: int, edges: int, width: int, backward: bool = True) -> Cost:
     """One GCNII layer F -> F, float32: A x, the residual, W, ReLU.
 
@@ -91,6 +110,12 @@ def layer_pair(nodes: int, teacher: int, student: int, r: int, size: int, passes
     return Cost(passes * 2 * nodes * teacher * (r or student), moved, moved)
 
 
+def teacher_moments(nodes: int, widths: list[int], size: int = 4) -> Cost:
+    """2 N d^2 a layer, in float64; the teacher read once, sums and second moments written."""
+    moved = nodes * sum(widths) * size + 8 * sum(d + d * d for d in widths)
+    return Cost(2 * nodes * sum(d * d for d in widths), moved, moved)
+
+
 def linear(nodes: int, width: int, classes: int, backward: bool = True) -> Cost:
     """Dense h W: 2 N F C, three times with the backward; h, out, and their gradients."""
     passes = 3 if backward else 1
@@ -98,15 +123,34 @@ def linear(nodes: int, width: int, classes: int, backward: bool = True) -> Cost:
     return Cost(passes * 2 * nodes * width * classes, moved, moved)
 
 
-def gcnii(
-    size: tuple[int, int], nodes: int, edges: int, nonzeros: int, classes: int, backward: bool
+def kl_div(
+    nodes: int, classes: int, size: int = 4, labels: bool = False, backward: bool = True
 ) -> Cost:
-    """A model of ``size`` (layers, width) on sparse features: a product with X, layers, a linear.
+    """Loss of class scores: a scaling, a maximum, an exponential, an addition a score.
 
-    The backward of the first product is that of its weight: X^T dz, as many operations.
+    Against a distribution also an exponential and a multiply-add; the scores, and the target or the
+    labels (8 bytes a row), read once. The backward reads both again, and writes the gradient: the
+    same exponentials, a division, a difference, a scaling.
+    """
+    scores = nodes * classes
+    target = 8 * nodes if labels else size * scores
+    moved = size * scores + target
+    forward = Cost((4 if labels else 7) * scores, moved, moved)
+    if not backward:
+        return forward
+    moved += size * scores
+    return forward + Cost((7 if labels else 8) * scores, moved, moved)
+
+
+def gcnii(
+    size: tuple[int, int], nodes: int, edges: int, first: Cost, classes: int, backward: bool
+) -> Cost:
+    """A model of ``size`` (layers, width): its first product, with X, then layers, and a linear.
+
+    The backward of a first product with a sparse X is that of its weight: X^T dz, as many
+    operations.
     """
     layers, width = size
-    first = spmm(nodes, nonzeros, width, backward=backward)
     last = linear(nodes, width, classes, backward)
     return first + layers * conv(nodes, edges, width, backward) + last
 

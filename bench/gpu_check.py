@@ -4,9 +4,13 @@
 
 Needs torch >= 2.10 (a CUDA build), triton, numpy, scipy, pytest, setuptools and nvcc; no network,
 and nothing is installed: the package is built into build/gpu-check. Every part runs in a process
-of its own with a time budget of its own, so one that hangs does not eat the others'. Results go to
-bench/results/gpu-<device>.json; failures are listed at the end. Exit code 0: all parts passed;
-1: some failed; 2: there is no GPU. A tool that is absent or refuses the device is named as such.
+of its own, for its own budget or what is left of everyone's 585 seconds, whichever is less; a part
+for which nothing is left is named and not run. bench/results/gpu-<device>.json is written anew
+after every part, with the rows that stopped parts had finished, so what ends this program loses
+nothing; "finished" in it says whether it got to its end.
+
+Exit code 0: all parts passed; 1: some failed, or had no time; 2: there is no GPU. A tool that is
+absent or refuses the device is named as such.
 """
 
 from __future__ import annotations
@@ -21,25 +25,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-BUILT = ROOT / "build" / "gpu-check"
+sys.path[:0] = [str(Path(__file__).resolve().parent)]
+
+from gpu_parts import BENCHES, BUILT, ROOT, Part, file_name, parts  # noqa: E402
+from gpu_report import table  # noqa: E402
+
 BUDGET = 585.0  # of everything, seconds
-BENCHES = {
-    "limits": 25.0,
-    "spmm:pubmed": 30.0,
-    "conv:pubmed": 25.0,
-    "spmm:ogbn-arxiv": 35.0,
-    "conv:ogbn-arxiv": 30.0,
-    "spmm:ogbn-products": 60.0,
-    "conv:ogbn-products": 45.0,
-    "layer_pair:64x64 -> 4x4": 30.0,
-    "layer_pair:16x256 -> 4x64": 25.0,
-    "layer_pair:2x750 -> 2x256": 25.0,
-}
+LEAST = 1.0  # seconds; with less a part is not begun
+REAPING = 5.0  # seconds that a killed process may take to be gone
+NOT_PASSED = ("FAILED", "TIMED OUT", "NO TIME")
 REFUSALS = re.compile(
     r"Device not supported|not supported on this (?:device|platform)|No attach", re.I
 )
@@ -53,19 +52,8 @@ print(json.dumps([name, f"{major}.{minor}", torch.__version__]))
 
 
 @dataclass
-class Part:
-    """A command with a budget; ``optional`` tools may be absent or refuse the device."""
-
-    name: str
-    command: list[str]
-    budget: float
-    environment: dict[str, str] = field(default_factory=dict)
-    optional: bool = False
-
-
-@dataclass
 class Outcome:
-    """How a part ended: passed, FAILED, TIMED OUT or not run."""
+    """How a part ended: passed, FAILED, TIMED OUT, NO TIME (everyone's was up) or not run."""
 
     name: str
     result: str
@@ -76,34 +64,23 @@ class Outcome:
 
 
 def run_part(part: Part, deadline: float) -> Outcome:
-    """Run one part within its budget and what is left of everyone's."""
-    budget = min(part.budget, deadline - time.monotonic())
-    if budget < 1:
-        return Outcome(part.name, "TIMED OUT", 0, part.budget, "the parts before took all the time")
+    """Run one part within its budget and what is left until the deadline of all."""
+    left = deadline - time.monotonic()
+    if left < LEAST:
+        return Outcome(part.name, "NO TIME", 0, part.budget, "the parts before took all the time")
     if shutil.which(part.command[0]) is None:
         why = f"{part.command[0]} is not installed"
         return Outcome(part.name, "not run" if part.optional else "FAILED", 0, part.budget, why)
-    begin = time.monotonic()
-    with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            part.command,
-            cwd=ROOT,
-            env=os.environ | part.environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(budget)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # its children too
-            process.wait()
-            code = None
+    begin, limit = time.monotonic(), min(part.budget, left)
+    with tempfile.TemporaryFile("w+", errors="replace") as log:
+        code = _wait(part, limit, log)
         log.seek(0)
         output = log.read()
     outcome = Outcome(part.name, "passed", time.monotonic() - begin, part.budget, "", output)
-    if code is None:
-        outcome.result, outcome.why = "TIMED OUT", f"stopped after {budget:.0f} s"
+    if code is None and limit < part.budget:
+        outcome.result, outcome.why = "NO TIME", f"stopped after the {limit:.0f} s that were left"
+    elif code is None:
+        outcome.result, outcome.why = "TIMED OUT", f"stopped after {limit:.0f} s"
     elif part.optional and REFUSALS.search(output):
         outcome.result, outcome.why = "not run", "the tool refuses this device"
     elif code != 0:
@@ -111,55 +88,69 @@ def run_part(part: Part, deadline: float) -> Outcome:
     return outcome
 
 
-def parts(device: str, tiny: bool, capability: str, folder: Path) -> list[Part]:
-    """Everything, in order."""
-    python = [sys.executable, "-P"]
-    paths = [str(BUILT)] if device == "cuda" else []
-    inherited = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
-    path = os.pathsep.join([*paths, str(ROOT / "bench"), *inherited])
-    environment = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-    found = []
-    if device == "cuda":
-        build = [*python, "setup.py", "-q", "build", "--build-lib", str(BUILT)]
-        setting = {"ABKD_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{capability}+PTX"}
-        found.append(Part("build", build, 120, setting))
-    pytest = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "tests/gpu"]
-    found.append(Part("tests/gpu", pytest, 180, environment))
-    sample = [*python, "bench/gpu_sample.py", "--device", device]
-    for tool in ("memcheck", "racecheck"):
-        checked = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", *sample]
-        found.append(Part(tool, checked, 50, environment, optional=True))
-    for name, budget in BENCHES.items():
-        command = [*python, "bench/bench_gpu.py", name, "--device", device]
-        command += [*(["--tiny"] if tiny else []), "--out", str(folder / _file_name(name))]
-        found.append(Part(name, command, budget, environment))
-    return found
+def _wait(part: Part, limit: float, log: Any) -> int | None:
+    """Exit code, or None where the limit was reached; nothing the part started is left."""
+    process = subprocess.Popen(
+        part.command,
+        cwd=ROOT,
+        env=os.environ | part.environment,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(limit)
+    except subprocess.TimeoutExpired:
+        return None
+    finally:  # also when this program is told to stop
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):  # a driver may hold on to it
+            process.wait(REAPING)
 
 
-def _file_name(part: str) -> str:
-    return re.sub(r"\W+", "-", part) + ".json"
+def add(report: dict[str, Any], outcome: Outcome, folder: Path) -> None:
+    """Put how a part ended, and the rows it finished, into the report."""
+    path = folder / file_name(outcome.name)
+    if outcome.name in BENCHES and path.exists():
+        written = json.loads(path.read_text())
+        report["rows"] += written.pop("rows", [])
+        report |= written
+    facts = {"name": outcome.name, "result": outcome.result, "why": outcome.why}
+    report["parts"].append(facts | {"seconds": outcome.seconds, "budget": outcome.budget})
+    if outcome.name == "tests/gpu" and outcome.output.strip():
+        report["parts"][-1]["why"] = outcome.why or outcome.output.strip().splitlines()[-1]
 
 
-def collect(folder: Path, outcomes: list[Outcome]) -> dict[str, Any]:
-    """The report: what every benchmark wrote, and how every part ended."""
-    report: dict[str, Any] = {"device": {}, "limits": {}, "rows": [], "parts": []}
-    for outcome in outcomes:
-        path = folder / _file_name(outcome.name)
-        if outcome.name in BENCHES and outcome.result == "passed":
-            written = json.loads(path.read_text())
-            report["rows"] += written.pop("rows", [])
-            report |= written
-        facts = {"name": outcome.name, "result": outcome.result, "why": outcome.why}
-        report["parts"].append(facts | {"seconds": outcome.seconds, "budget": outcome.budget})
-        if outcome.name == "tests/gpu" and outcome.output.strip():
-            report["parts"][-1]["why"] = outcome.why or outcome.output.strip().splitlines()[-1]
-    return report
+def write(report: dict[str, Any], out: Path) -> None:
+    """All of it or what was there before: the file is never half written."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_name(out.name + ".part")
+    part.write_text(json.dumps(report, indent=1) + "\n")
+    part.replace(out)
+
+
+def run_all(chosen: list[Part], deadline: float, folder: Path, out: Path) -> list[Outcome]:
+    """Run the parts in order; the report is on disk after each."""
+    created = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    report: dict[str, Any] = {"format": 1, "created": created, "finished": False}
+    report |= {"device": {}, "limits": {}, "rows": [], "parts": []}
+    outcomes = []
+    for part in chosen:
+        outcomes.append(run_part(part, deadline))
+        add(report, outcomes[-1], folder)
+        report["finished"] = len(outcomes) == len(chosen)
+        write(report, out)
+        print(f"{part.name}: {outcomes[-1].result} {outcomes[-1].why}", flush=True)
+    print(table(report))
+    print(f"\nwritten: {out}")
+    return outcomes
 
 
 def probe() -> tuple[str | None, str, str]:
     """(name of the GPU or None, its capability, torch's version)."""
     command = [sys.executable, "-P", "-c", PROBE]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     if done.returncode:
         raise SystemExit(f"torch must be importable:\n{done.stderr}")
     name, capability, version = json.loads(done.stdout.splitlines()[-1])
@@ -167,13 +158,14 @@ def probe() -> tuple[str | None, str, str]:
 
 
 def main() -> None:
+    deadline = time.monotonic() + BUDGET
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for a test of this program")
     parser.add_argument("--out", type=Path, help="default: bench/results/gpu-<device>.json")
     parser.add_argument("--only", nargs="+", help="only these parts (and the build)")
     options = parser.parse_args()
-    deadline = time.monotonic() + BUDGET
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     name, capability, version = probe()
     if options.device == "cuda" and name is None:
         print(f"gpu-check needs an NVIDIA GPU and a CUDA build of torch; torch {version} sees none")
@@ -182,32 +174,21 @@ def main() -> None:
         shutil.rmtree(BUILT, ignore_errors=True)
     label = re.sub(r"\W+", "-", name or "cpu").strip("-").lower()
     out = options.out or ROOT / "bench" / "results" / f"gpu-{label}.json"
-    outcomes = []
     with tempfile.TemporaryDirectory() as folder:
-        for part in parts(options.device, options.tiny, capability, Path(folder)):
-            if options.only and part.name not in ("build", *options.only):
-                continue
-            outcomes.append(run_part(part, deadline))
-            print(f"{part.name}: {outcomes[-1].result} {outcomes[-1].why}", flush=True)
-        report = collect(Path(folder), outcomes)
-    finish(report, outcomes, out)
+        chosen = parts(options.device, options.tiny, capability, Path(folder))
+        if options.only:
+            chosen = [part for part in chosen if part.name in ("build", *options.only)]
+        outcomes = run_all(chosen, deadline, Path(folder), out)
+    finish(outcomes)
 
 
-def finish(report: dict[str, Any], outcomes: list[Outcome], out: Path) -> None:
-    """Write the JSON, print the table, then what failed; exits with 1 if anything did."""
-    sys.path[:0] = [str(ROOT / "bench")]
-    from gpu_report import table
-
-    report = {"format": 1, "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **report}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(report, indent=1) + "\n")
-    print(table(report))
-    print(f"\nwritten: {out}")
-    failed = [outcome for outcome in outcomes if outcome.result in ("FAILED", "TIMED OUT")]
+def finish(outcomes: list[Outcome]) -> None:
+    """Print what did not pass, with the end of its output; exits with 1 if anything did not."""
+    failed = [outcome for outcome in outcomes if outcome.result in NOT_PASSED]
     for outcome in failed:
         print(f"\n{outcome.name}: {outcome.result}, {outcome.why}\n{outcome.output[-3000:]}")
     if failed:
-        print("\nfailed: " + ", ".join(outcome.name for outcome in failed))
+        print("\nnot passed: " + ", ".join(outcome.name for outcome in failed))
         raise SystemExit(1)
 
 

@@ -47,7 +47,9 @@ def run(device: str) -> None:
         kl_div(x, labels, mask, 2.0)[0].backward()
         kl_div(x, torch.randn(50, width, device=device).log_softmax(1))[0].backward()
     src = torch.randn(20, 9, device=device, requires_grad=True)
-    segment_csr(src, torch.tensor([0, 3, 3, 20], device=device), "max").sum().backward()
+    for reduce in ("sum", "mean", "max", "min"):
+        indptr = torch.tensor([0, 3, 3, 20], device=device)
+        segment_csr(src, indptr, reduce).sum().backward()
     teacher = torch.randn(100, 3 * 8, device=device)
     moments = teacher_moments(teacher, [8] * 3)
 

@@ -13,9 +13,13 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 import bench_gpu  # noqa: E402
+import costs  # noqa: E402
 import gpu_check  # noqa: E402
+import gpu_compare  # noqa: E402
 import gpu_graphs  # noqa: E402
+import gpu_parts  # noqa: E402
 import gpu_report  # noqa: E402
+from bench_gpu_graph import spmm_case  # noqa: E402
 from gpu_check import Outcome, Part  # noqa: E402
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -41,24 +45,87 @@ def test_dry_run_on_the_cpu(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(out.read_text())
     results = {part["name"]: part["result"] for part in report["parts"]}
-    assert set(results) == {"tests/gpu", "memcheck", "racecheck", *gpu_check.BENCHES}
-    assert set(results.values()) <= {"passed", "not run"}
+    assert list(results) == [part.name for part in gpu_parts.parts("cpu", True, "0.0", Path("."))]
+    assert set(results.values()) <= {"passed", "not run"} and report["finished"]
     assert results["tests/gpu"] == "passed" and "limits" in report
-    assert {row["op"] for row in report["rows"]} == {"spmm", "conv", "layer_pair"}
+    ops = {"spmm", "spmm max", "conv", "segment_csr", "dropout", "linear", "kl_div"}
+    assert {row["op"] for row in report["rows"]} == ops | {"layer_pair", "step", "epoch"}
     for row in report["rows"]:
-        assert "synthetic" in row["case"] or row["op"] == "layer_pair"
+        assert "synthetic" in row["case"] or row["case"].startswith("N=")
         assert row["gb"] > 0 and row["gflop"] > 0 and row["ms"]["abkd_fast"]["n"] > 0
+        assert row["ms"].keys() - {"abkd_fast"}, "a case without any peer"
     assert "not run" in done.stdout or results["memcheck"] == "passed"
 
 
-def test_every_benchmark_has_a_budget_and_all_budgets_fit():
-    assert set(gpu_check.BENCHES) == set(bench_gpu.PARTS)
-    parts = gpu_check.parts("cuda", False, "9.0", Path("."))
-    assert [part.name for part in parts][0] == "build"
-    assert sum(part.budget for part in parts if part.optional or part.name in gpu_check.BENCHES) < (
-        gpu_check.BUDGET
-    )
-    assert gpu_check.BUDGET < 600
+def test_parts_are_in_the_order_of_their_importance():
+    assert set(gpu_parts.BENCHES) == set(bench_gpu.PARTS)
+    names = [part.name for part in gpu_parts.parts("cuda", False, "9.0", Path("."))]
+    assert names[:3] == ["build", "tests/gpu", "limits"]
+    first, second = names.index("memcheck"), names.index("racecheck")
+    assert second == first + 1 and 3 < first < len(names) - 3
+    assert names.index("step:pubmed") < first < names.index("spmm:ogbn-products")
+
+
+def test_all_of_it_ends_before_ten_minutes_whatever_the_parts_do(tmp_path, capsys):
+    parts = gpu_parts.parts("cuda", False, "9.0", tmp_path)
+    assert sum(part.budget for part in parts) > gpu_check.BUDGET  # so the rest must be cut
+    assert gpu_check.BUDGET + gpu_check.REAPING < 600
+    sleep = [sys.executable, "-c", "import time; time.sleep(60)"]
+    hanging = [Part(f"{k}", sleep, 1.5) for k in range(3)] + [Part("limits", sleep, 60)]
+    begin = time.monotonic()
+    out = tmp_path / "out.json"
+    outcomes = gpu_check.run_all(hanging, begin + 4, tmp_path, out)
+    results = [outcome.result for outcome in outcomes]
+    assert results[:2] == ["TIMED OUT"] * 2 and results[-1] == "NO TIME"
+    assert sum(outcome.seconds for outcome in outcomes) < 4.5
+    assert outcomes[-1].why == "the parts before took all the time"
+    report = json.loads(out.read_text())
+    assert [part["result"] for part in report["parts"]] == results and report["finished"]
+    assert "the parts before took all the time" in capsys.readouterr().out
+
+
+def test_what_is_left_is_less_than_a_parts_budget():
+    part = Part("part", [sys.executable, "-c", "import time; time.sleep(60)"], 60)
+    outcome = gpu_check.run_part(part, time.monotonic() + 1.5)
+    assert (outcome.result, outcome.why) == ("NO TIME", "stopped after the 1 s that were left")
+
+
+def test_rows_of_a_part_that_was_stopped_are_kept(tmp_path):
+    rows = {"rows": [{"op": "spmm"}]}
+    (tmp_path / gpu_parts.file_name("spmm:pubmed")).write_text(json.dumps(rows))
+    report = {"rows": [], "parts": []}
+    gpu_check.add(report, Outcome("spmm:pubmed", "TIMED OUT", 30, 30, "stopped"), tmp_path)
+    gpu_check.add(report, Outcome("conv:pubmed", "TIMED OUT", 30, 30, "stopped"), tmp_path)
+    assert report["rows"] == [{"op": "spmm"}]
+    assert [part["result"] for part in report["parts"]] == ["TIMED OUT"] * 2
+
+
+def test_a_killed_run_leaves_its_results_and_no_process(tmp_path):
+    out, mark = tmp_path / "out.json", tmp_path / "mark"
+    nested = f"import time; time.sleep(2); open({str(mark)!r}, 'w')"
+    code = f"""
+import sys, time
+from pathlib import Path
+sys.path[:0] = ["bench"]
+import gpu_check
+from gpu_check import Part
+gpu_check.parts = lambda *_: [
+    Part("first", [sys.executable, "-c", "print(1)"], 9),
+    Part("second", [sys.executable, "-c", {nested!r}], 9),
+]
+sys.argv[1:] = ["--device", "cpu", "--out", {str(out)!r}]
+gpu_check.main()
+"""
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    while not out.exists():
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(5) == 128 + 15
+    report = json.loads(out.read_text())
+    assert [part["name"] for part in report["parts"]] == ["first"] and not report["finished"]
+    time.sleep(2.5)
+    assert not mark.exists()
 
 
 def test_a_part_that_hangs_is_stopped_with_its_children(tmp_path):
@@ -82,7 +149,7 @@ def test_parts_end_with_what_their_commands_do():
     assert end("print('hi')").result == "passed"
     failed = end("raise SystemExit(3)")
     assert (failed.result, failed.why) == ("FAILED", "exit code 3")
-    assert end("pass", deadline=0.5).result == "TIMED OUT"
+    assert end("pass", deadline=0.5).result == "NO TIME"
     refused = end("print('Device not supported'); raise SystemExit(1)", optional=True)
     assert (refused.result, refused.why) == ("not run", "the tool refuses this device")
     assert end("print('Device not supported'); raise SystemExit(1)").result == "FAILED"
@@ -90,13 +157,12 @@ def test_parts_end_with_what_their_commands_do():
     assert (absent.result, absent.why) == ("not run", "no-such-tool is not installed")
 
 
-def test_failures_are_listed_and_exit_with_1(tmp_path, capsys):
-    report = {"device": {"name": "none"}, "limits": {}, "rows": [], "parts": []}
+def test_failures_are_listed_and_exit_with_1(capsys):
     outcomes = [Outcome("a", "passed", 1, 2), Outcome("b", "FAILED", 1, 2, "exit code 3", "trace")]
     with pytest.raises(SystemExit) as end:
-        gpu_check.finish(report, outcomes, tmp_path / "out.json")
+        gpu_check.finish([*outcomes, Outcome("c", "NO TIME", 0, 2, "none left")])
     printed = capsys.readouterr().out
-    assert end.value.code == 1 and printed.rstrip().endswith("failed: b")
+    assert end.value.code == 1 and printed.rstrip().endswith("not passed: b, c")
     assert "b: FAILED, exit code 3\ntrace" in printed
 
 
@@ -144,17 +210,46 @@ def test_tests_of_the_gpu_are_collected_and_say_why_they_skip():
 
 
 def test_a_peer_that_fails_is_named_and_ours_may_not():
+    torch.manual_seed(0)
     graph = gpu_graphs.rmat(50, 400, "cpu").gcn_norm()
-    x = torch.randn(50, 8)
-    right = bench_gpu.spmm_sides(graph, 8, torch.float32, "cpu")["abkd_fast"]
+    case = spmm_case(graph, "tiny", 8, torch.float32, "cpu")
+    right = case.sides["abkd_fast"]
 
-    def broken(x):
+    def broken():
         raise RuntimeError("out of memory")
 
-    sides = {"abkd_fast": right, "off": lambda x: right(x) + 1, "broken": broken}
-    steps, left_out = bench_gpu.checked("spmm", graph, x, sides)
+    def off():
+        return lambda: [right()()[0] + 1]
+
+    case.sides = {"abkd_fast": right, "off": off, "broken": broken}
+    steps, left_out = gpu_compare.checked(case, "cpu")
     assert list(steps) == ["abkd_fast"]
     assert left_out["broken"] == "RuntimeError: out of memory"
     assert left_out["off"].startswith("wrong by")
+    case.sides = {"abkd_fast": off}
     with pytest.raises(SystemExit, match="abkd_fast differs from float64"):
-        bench_gpu.checked("spmm", graph, x, {"abkd_fast": lambda x: right(x) + 1})
+        gpu_compare.checked(case, "cpu")
+
+
+def test_a_peer_without_room_is_named():
+    gpu_compare.check_room(2 * 10**9, 3 * 10**9)
+    with pytest.raises(MemoryError, match="needs 5 GB, 3 are free"):
+        gpu_compare.check_room(5 * 10**9, 3 * 10**9)
+    graph = gpu_graphs.rmat(50, 400, "cpu").gcn_norm()
+    case = spmm_case(graph, "tiny", 8, torch.float32, "cpu")
+    case.needs = {"gather + scatter": 10**15}
+    steps, left_out = gpu_compare.checked(case, "cpu")
+    assert "gather + scatter" not in steps and "torch.compile" in steps
+    assert left_out["gather + scatter"].startswith("MemoryError: needs 1000000 GB, ")
+
+
+def test_costs_of_small_cases_by_hand():
+    # 2 rows, 3 edges, 4 wide: x of every edge and the output; pointers, columns, weights
+    assert costs.spmm(2, 3, 4) == costs.Cost(24, 3 * 4 + 3 * 8 + (3 + 2) * 16, 36 + 2 * 2 * 16)
+    # the same, and winners; then winners and dout of every edge, the transposed graph, dx
+    both = costs.spmm_extremum(2, 3, 4, backward=True)
+    forward = 36 + 5 * 16 + 2 * 4 * 4
+    assert both.moved == forward + (3 * 4 + 3 * 12) + (3 * 4 * 8 + 2 * 16)
+    assert costs.kl_div(5, 2, labels=True, backward=False) == costs.Cost(40, 80, 80)
+    assert costs.kl_div(5, 2).moved == 2 * 40 + 3 * 40
+    assert costs.teacher_moments(10, [2, 3]) == costs.Cost(20 * 13, 200 + 8 * 18, 200 + 8 * 18)

@@ -74,3 +74,14 @@ class ABKDLoss(nn.Module):
         student_maps = [v @ self.subspace for v in self.student_embedding]
         loss, _ = self.layer_pair(teacher, student, attention, teacher_maps, student_maps)
         return len(student) * loss
+
+
+@torch.no_grad()
+def copy_maps(source: nn.Module, target: ABKDLoss) -> None:
+    """The maps of an ``abkd_fast.ABKD`` that was set up for the same layers."""
+    for name in ("query", "key", "teacher_embedding", "student_embedding"):
+        maps = getattr(target, name)
+        parts = getattr(source, name).split([m.size(0) for m in maps])
+        for parameter, part in zip(maps, parts, strict=True):
+            parameter.copy_(part)
+    target.subspace.copy_(source.subspace)
