@@ -49,7 +49,8 @@ class Stack:
 
     def to(self, device: torch.device | str) -> Stack:
         """The same on another device."""
-        return Stack(*(part.to(device) for part in self.tensors()), self.pairs)
+        ptr, row, col, local = (part.to(device) for part in self.tensors())
+        return Stack(ptr, row, col, local, self.pairs)
 
 
 def stack_edges(

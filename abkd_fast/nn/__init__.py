@@ -8,3 +8,5 @@ from abkd_fast.nn.models import GCN as GCN
 from abkd_fast.nn.models import GCNII as GCNII
 from abkd_fast.nn.models import MLP as MLP
 from abkd_fast.nn.models import ModelSpec as ModelSpec
+from abkd_fast.nn.rgcn import RGCN as RGCN
+from abkd_fast.nn.rgcn_conv import RGCNConv as RGCNConv

@@ -103,25 +103,16 @@ def _apply(
     targets_only: bool,
 ) -> Tensor:
     roots, mean, relu, order = options
-    taken = _taken(graph, targets_only)
-    edges = graph.num_edges_of
     pairs, pairs_t = graph.stack.pairs, graph.stack_t.pairs
-    widths = (weight.size(1), weight.size(2))
-    counts = (graph.stack.counts(), graph.stack_t.counts(), edges)
-    orders = [
-        _order(*c, *widths, order, 1, 0) if t else -1 for *c, t in zip(*counts, taken, strict=True)
-    ]
-    plain = (list(roots), x, x_root, weight, root, bias, mean, relu, orders)
+    orders = _orders(graph, weight, targets_only, order, products=1, again=False)
     stack, stack_t = list(graph.stack.tensors()), list(graph.stack_t.tensors())
     given = (x, x_root, weight, root, bias)
-    if not (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given)):
-        return torch.ops.abkd_fast.relational(stack, stack_t, list(pairs), list(pairs_t), *plain)
     wants = [t is not None and t.requires_grad for t in given]
-    products = int(wants[0]) + int(wants[2])
-    back = [
-        _order(*c, *widths, order, products, int(wants[0] and wants[2])) if t else -1
-        for *c, t in zip(*counts, taken, strict=True)
-    ]
+    if not (torch.is_grad_enabled() and any(wants)):
+        rest = (list(roots), *given, mean, relu, orders)
+        return torch.ops.abkd_fast.relational(stack, stack_t, list(pairs), list(pairs_t), *rest)
+    both = wants[0] and wants[2]
+    back = _orders(graph, weight, targets_only, order, wants[0] + wants[2], again=both)
     value_t = graph.mean_weights(x.dtype) if mean else None
     settings = (pairs, pairs_t, roots, mean, relu, tuple(orders), tuple(back))
     return _Relational.apply(*stack, *stack_t, value_t, *given, settings)
@@ -185,26 +176,33 @@ class _Relational(Function):
         return (*(None,) * 9, *found, None)
 
 
-def _order(
-    targets: int,
-    sources: int,
-    edges: int,
-    width: int,
-    width_out: int,
+def _orders(
+    graph: RelationalGraph,
+    weight: Tensor,
+    targets_only: bool,
     order: str | None,
     products: int,
-    twice: int,
-) -> int:
-    """0: sums of x go through the weight; 1: products of the sources are summed.
+    again: bool,
+) -> list[int]:
+    """For every relation: -1 not computed, 0 sums go through the weight, 1 the sources do.
 
-    ``products`` of each row are formed; backward by destinations, x is gathered for dW again.
+    ``products`` is the number of products of every row; ``again``: sums are formed a second time.
     """
-    if order is not None:
-        return ORDERS.index(order)
+    width, width_out = weight.size(1), weight.size(2)
     product = products * width * width_out
-    first = targets * (product + _ROW * width_out) + (1 + twice) * _GATHER * edges * width
-    second = sources * (product + _ROW * (width + width_out)) + _GATHER * edges * width_out
-    return int(second < first)
+    first = graph.node_types[0]
+    counts = (graph.stack.counts(), graph.stack_t.counts(), graph.num_edges_of)
+    found = []
+    for targets, sources, edges, relation in zip(*counts, graph.relations, strict=True):
+        if targets_only and relation[2] != first:
+            found.append(-1)
+        elif order is not None:
+            found.append(ORDERS.index(order))
+        else:
+            sums = targets * (product + _ROW * width_out) + (1 + again) * _GATHER * edges * width
+            rows = sources * (product + _ROW * (width + width_out))
+            found.append(int(rows + _GATHER * edges * width_out < sums))
+    return found
 
 
 def _embedded(
@@ -243,12 +241,6 @@ def _combined(weight: Tensor, comp: Tensor | None) -> Tensor:
 
 def _count(graph: RelationalGraph, targets_only: bool) -> int:
     return next(iter(graph.num_nodes.values())) if targets_only else graph.num_dst
-
-
-def _taken(graph: RelationalGraph, targets_only: bool) -> list[bool]:
-    """Whether a relation ends at nodes that are computed."""
-    first = graph.node_types[0]
-    return [not targets_only or target == first for _, _, target in graph.relations]
 
 
 def _roots(graph: RelationalGraph, by_type: bool, targets_only: bool) -> tuple[int, ...]:
