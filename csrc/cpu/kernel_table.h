@@ -12,6 +12,7 @@ namespace ABKD_ISA {
 #include "narrow_kernel.h"
 #include "conv_kernel.h"
 #include "kl_div_kernel.h"
+#include "relational_kernel.h"
 // clang-format on
 
 #define ABKD_STRING_(text) #text
@@ -31,7 +32,8 @@ const Kernels table = {ABKD_STRING(ABKD_ISA),
                        conv_grad,
                        kl_div,
                        kl_div_grad,
-                       random_words};
+                       random_words,
+                       relational};
 
 }  // namespace ABKD_ISA
 }  // namespace abkd
