@@ -47,10 +47,15 @@ class TrainConfig:
     """Epochs between checkpoints; a killed run loses at most this many."""
     snapshots: int = 60
     """How often the attention map is kept over a full-length run."""
+    autocast: str | None = None
+    """bfloat16: the student's layers take and store bfloat16 and add up in float32; parameters,
+    gradients, the loss and its statistics stay float32. None: all is float32."""
 
     def __post_init__(self) -> None:
         check_choice("monitor", self.monitor, ("val_loss", "val_acc"))
         check_choice("schedule", self.schedule, ("constant", "onecycle"))
+        if self.autocast is not None:
+            check_choice("autocast", self.autocast, ("bfloat16",))
         for name in ("epochs", "checkpoint_every", "snapshots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")

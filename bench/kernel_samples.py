@@ -237,6 +237,15 @@ def _linear_backward() -> Iterator[Sample]:
     )
 
 
+def _layer_pair_near() -> Iterator[Sample]:
+    for name, given, (teacher_map, student_map, attention), dtype in pairs():
+        *rest, centre = given
+        offset = torch.empty(*attention.shape, teacher_map.size(1), dtype=dtype, device="meta")
+        near = torch.empty(attention.shape, dtype=torch.bool, device="meta")
+        centres = vector(teacher_map.size(0), dtype), centre
+        yield name, (*rest, *centres, teacher_map, student_map, offset, near)
+
+
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
@@ -256,4 +265,5 @@ SAMPLES = {
     "kl_div_backward": _kl_div_backward,
     "linear": _linear,
     "linear_backward": _linear_backward,
+    "layer_pair_near": _layer_pair_near,
 }

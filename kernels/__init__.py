@@ -25,4 +25,5 @@ MODULES = {
     "kl_div_backward": "kl_div",
     "linear": "linear",
     "linear_backward": "linear",
+    "layer_pair_near": "layer_pair_near",
 }

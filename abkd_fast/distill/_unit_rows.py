@@ -14,13 +14,15 @@ _BLOCK = 4096
 def unit_rows_distance(
     teacher: Tensor,
     states: Sequence[Tensor],
-    mask: Tensor | None,
+    nodes: Tensor | None,
     attention: Tensor,
     teacher_maps: Sequence[Tensor],
     student_maps: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Mean of A * D with projected rows of length 1, in node blocks recomputed in the backward."""
-    nodes = None if mask is None else mask.nonzero().flatten()
+    """Mean of A * D with projected rows of length 1 over ``nodes`` [n] int64, None = all.
+
+    In node blocks, recomputed in the backward.
+    """
     num_nodes = teacher.size(0) if nodes is None else nodes.numel()
     r = attention.new_tensor(float(teacher_maps[0].size(1)))
     total = attention.new_zeros(attention.shape)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from abkd_fast import ops
+from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._checks import check_choice, check_finite
 from abkd_fast.capture import Capture
 from abkd_fast.distill._unit_rows import unit_rows_distance
@@ -53,6 +54,7 @@ class ABKD(Objective):
     teacher_subspace: Tensor
     fixed_map: Tensor
     mask: Tensor | None
+    counted: Tensor | None  # indices of the mask
 
     def __init__(
         self,
@@ -106,10 +108,12 @@ class ABKD(Objective):
             self.teacher_embedding.requires_grad_(False)
             self.register_buffer("teacher_subspace", _glorot(a, self.subspace_dim, device))
         self.register_buffer("teacher_means", _block_means(teacher.means), persistent=False)
-        self.masked_moments = None
+        self.masked_moments, counted = None, None
         if self.mask is not None:
             self.mask = self.mask.to(device)
+            counted = self.mask.nonzero().flatten()
             self.masked_moments = teacher.moments_of(self.mask)
+        self.register_buffer("counted", counted, persistent=False)
         scale = None
         if self.normalize == "standardize":
             widths = torch.tensor(self.teacher_widths, device=device)
@@ -153,6 +157,7 @@ class ABKD(Objective):
             teacher_map = teacher_map.div_(self.teacher_scale)
         return teacher_map, ops.linear(self.student_embedding, subspace)
 
+    @without_autocast
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
     ) -> Tensor:
@@ -175,22 +180,28 @@ class ABKD(Objective):
     ) -> tuple[Tensor, Tensor]:
         """(mean(A * D), D) over the nodes at hand that count."""
         moments = self.masked_moments or teacher.moments
-        mask = self.mask if self.mask is None or nodes is None else self.mask[nodes]
+        # Indices, where they are known: the host waits to count a mask.
+        counted = self.counted
+        if self.mask is not None and nodes is not None:
+            counted = self.mask[nodes].nonzero().flatten()
         rows = teacher.states if nodes is None else teacher.rows(nodes)
         if self.pool:
-            means = student.means if mask is None else [h[mask].mean(0) for h in student.states]
+            means = student.means
+            if counted is not None:
+                means = [widened(state[counted]).mean(0) for state in student.states]
             return self._pooled(moments, means, attention, *self.maps())
+        states = [widened(state) for state in student.states]
         if self.normalize == "rows":
-            return unit_rows_distance(rows, student.states, mask, attention, *self.maps())
+            return unit_rows_distance(rows, states, counted, attention, *self.maps())
         return layer_pair(
             rows,
             teacher.widths,
-            student.states,
+            states,
             attention,
             *self._stacked_maps(),
             moments=moments if nodes is None else None,
             shift=moments.mean if self.normalize == "standardize" else None,
-            mask=mask,
+            mask=counted,
         )
 
     def _pooled(

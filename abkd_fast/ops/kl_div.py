@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, check_tensor
 from abkd_fast.reference.kl_div import kl_div as op_kl_div
 from abkd_fast.reference.kl_div import op_kl_div_backward
 
 
+@without_autocast
 def kl_div(
     logits: Tensor, target: Tensor, mask: Tensor | None = None, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -45,9 +47,7 @@ def kl_div(
     """
     _check(logits, target, mask, temperature)
     target = target.detach()
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-        target = target.float() if target.is_floating_point() else target
+    logits, target = widened(logits), widened(target)
     try:
         return _KlDiv.apply(logits, target, mask, temperature)
     except (RuntimeError, IndexError):
