@@ -78,6 +78,8 @@ class ModelConfig:
     """GCNII: identity mapping (lambda in the paper)."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
+    num_bases: int | None = None
+    """R-GCN: bases that the relations' weights are combined from; None = one weight a relation."""
 
     def __post_init__(self) -> None:
         check_choice("init", self.init, ("uniform", "xavier"))
@@ -85,14 +87,18 @@ class ModelConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if self.num_bases is not None and self.num_bases < 1:
+            raise ValueError(f"num_bases must be >= 1 or None, got {self.num_bases}")
         if not 0 <= self.theta < float("inf"):
             raise ValueError(f"theta must be >= 0 and finite, got {self.theta}")
 
     def options(self, family: str) -> dict[str, object]:
         """Keyword arguments for a model of family."""
+        settings = asdict(self)
+        bases = settings.pop("num_bases")
         if family == "gcnii":
-            return asdict(self)
-        return {"dropout": self.dropout}
+            return settings
+        return {"dropout": self.dropout} | ({"num_bases": bases} if family == "rgcn" else {})
 
 
 @dataclass(frozen=True)
@@ -175,7 +181,7 @@ class TeacherConfig(DataConfig):
     """train-teacher: train a model on labels alone."""
 
     model: str = "gcnii-64x64"
-    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp."""
+    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp, rgcn (typed data)."""
     options: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig(epochs=1500)
     seeds: int = 1
