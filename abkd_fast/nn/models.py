@@ -19,6 +19,7 @@ from abkd_fast.nn.gcn2_conv import GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv
 from abkd_fast.nn.linear import Linear, dropout
 from abkd_fast.nn.norm import BatchNorm
+from abkd_fast.nn.rgcn import RGCN
 from abkd_fast.nn.sage_conv import SAGEConv
 from abkd_fast.ops.dropout import draw_seed
 
@@ -213,6 +214,7 @@ _MODELS: dict[str, type[nn.Module]] = {
     "gcn": GCN,
     "gcnii": GCNII,
     "mlp": MLP,
+    "rgcn": RGCN,
     "sage": GraphSAGE,
 }
 
