@@ -29,7 +29,8 @@ class TrainConfig:
     patience: int | None = 100
     """Stop after this many epochs without a better validation value; None never stops early."""
     monitor: str = "val_loss"
-    """What "better" means: val_loss, or val_acc with ties broken by val_loss."""
+    """What "better" means: val_loss, or val_metric with ties broken by val_loss: accuracy, or what
+    the data's task is judged by. val_acc is its former name."""
     lr: float = 0.01
     """Learning rate; the peak with schedule "onecycle"."""
     objective_lr: float | None = None
@@ -49,7 +50,7 @@ class TrainConfig:
     """How often the attention map is kept over a full-length run."""
 
     def __post_init__(self) -> None:
-        check_choice("monitor", self.monitor, ("val_loss", "val_acc"))
+        check_choice("monitor", self.monitor, ("val_loss", "val_acc", "val_metric"))
         check_choice("schedule", self.schedule, ("constant", "onecycle"))
         for name in ("epochs", "checkpoint_every", "snapshots"):
             if getattr(self, name) < 1:

@@ -6,13 +6,13 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from abkd_fast import ops
 from abkd_fast._checkpoint import Progress, RunFolder, Trained
 from abkd_fast._diagnose import first_not_finite
 from abkd_fast._optimizer import make_optimizer, make_scheduler
@@ -21,7 +21,8 @@ from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.config import TrainConfig
 from abkd_fast.data import GraphData
 from abkd_fast.distill import Objective
-from abkd_fast.metrics import accuracies, count_parameters, peak_bytes, quantiles
+from abkd_fast.inductive import predict
+from abkd_fast.metrics import count_parameters, peak_bytes, quantiles, split_scores
 from abkd_fast.result import DistillResult, TrainingError
 from abkd_fast.teacher import TeacherCache
 
@@ -30,6 +31,10 @@ class Distiller:
     """Trains ``student`` on labels, and on a frozen teacher through ``objective``.
 
     loss = objective.label_weight * CE(train nodes) + objective(student, teacher)
+
+    The task of the data decides the loss on labels (CE above) and the metric of validation. Steps
+    and the teacher's states run on ``data.training``, which is ``data`` unless it is inductive or
+    consists of graphs; everything is scored on ``data``.
 
     Args:
         teacher: a module, run once in eval mode; a ready TeacherCache; or None.
@@ -65,13 +70,19 @@ class Distiller:
         if objective is not None and teacher is None:
             raise ValueError("objective needs a teacher, got teacher=None")
         self._needs_states = objective is not None and objective.needs_states
+        self.data, self.training = data, data.training
+        self._teacher_logits: Tensor | None = None  # on all of data
         if isinstance(teacher, nn.Module):
             layers = teacher_layers if self._needs_states else ()
-            teacher = TeacherCache.build(teacher, data, layers, forward=forward)
+            if self.training is not data:
+                self._teacher_logits = predict(teacher, data, forward)
+            teacher = TeacherCache.build(teacher, self.training, layers, forward=forward)
         if teacher is not None:
-            teacher.check_fits(data)
+            teacher.check_fits(self.training)
+            if self.training is data:
+                self._teacher_logits = teacher.logits
         self.teacher = teacher
-        self.student, self.data, self.objective = student, data, objective
+        self.student, self.objective = student, objective
         self.seed, self.config = seed, config or TrainConfig()
         self.out = None if out is None else Path(out)
         self.student_layers, self.forward = student_layers, forward
@@ -122,10 +133,9 @@ class Distiller:
 
     def _step(self, recorder: Recorder, trained: Trained, progress: Progress) -> dict[str, float]:
         self.student.train()
-        capture = recorder.collect(self._forward, self.data.graph)
-        mask = self.data.train_mask
-        cross_entropy, _ = ops.kl_div(capture.logits, self.data.y, mask)
-        loss = cross_entropy
+        data = self.training
+        capture = recorder.collect(partial(self._forward, data), data.graph)
+        loss = cross_entropy = data.kind.loss(capture.logits, data.y, data.train_mask)
         scalars = {"ce": cross_entropy.detach()}
         self._check_finite(scalars, progress)
         if self.objective is not None:
@@ -144,26 +154,24 @@ class Distiller:
         return record
 
     def _validate(self, progress: Progress) -> dict[str, float]:
-        logits = self._predict()
-        train, val = self.data.train_mask, self.data.val_mask
-        _, train_correct = ops.kl_div(logits, self.data.y, train)
-        loss, val_correct = ops.kl_div(logits, self.data.y, val)
+        logits, kind, y = self._predict(), self.data.kind, self.data.y
+        loss = kind.loss(logits, y, self.data.val_mask)
         self._check_finite({"val_loss": loss}, progress)
         return {
             "val_loss": float(loss),
-            "train_acc": 100.0 * float(train_correct / train.count_nonzero()),
-            "val_acc": 100.0 * float(val_correct / val.count_nonzero()),
+            f"train_{kind.metric}": kind.fast_score(logits, y, self.data.train_mask),
+            f"val_{kind.metric}": kind.fast_score(logits, y, self.data.val_mask),
         }
 
     @torch.no_grad()
     def _predict(self) -> Tensor:
         self.student.eval()
-        return self._forward()
+        return self._forward(self.data)
 
-    def _forward(self) -> Tensor:
+    def _forward(self, data: GraphData) -> Tensor:
         """Class scores [N, C or more] of the student, checked."""
-        logits = call_model(self.student, self.data, self.forward)
-        nodes, classes = self.data.num_nodes, self.data.num_classes
+        logits = call_model(self.student, data, self.forward)
+        nodes, classes = data.num_rows, self.data.num_classes
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if not (isinstance(shape, list) and len(shape) == 2 and shape[0] == nodes):
             raise ValueError(f"student must return class scores [N={nodes}, C], got {shape}")
@@ -180,8 +188,8 @@ class Distiller:
         if maps is not None and maps.attention is not None and progress.epoch % every == 0:
             progress.maps.append(maps.attention.cpu().clone())
             progress.map_epochs.append(progress.epoch)
-        key = [record["val_loss"], -record["val_acc"]]
-        if self.config.monitor == "val_acc":
+        key = [record["val_loss"], -record[f"val_{self.data.kind.metric}"]]
+        if self.config.monitor != "val_loss":
             key.reverse()
         if key < progress.best_key:
             progress.best_key, progress.best_epoch = key, progress.epoch
@@ -201,9 +209,10 @@ class Distiller:
         if self.objective is not None:
             self.student.eval()
             with torch.no_grad():
-                capture = recorder.collect(self._forward, self.data.graph)
+                call = partial(self._forward, self.training)
+                capture = recorder.collect(call, self.training.graph)
             assert self.teacher is not None
-            self.objective.setup(self.teacher, capture.widths, self.data.graph)
+            self.objective.setup(self.teacher, capture.widths, self.training.graph)
         optimizer = make_optimizer(self.config, self.student, self.objective)
         scheduler = make_scheduler(self.config, optimizer)
         return Trained(self.student, self.objective, optimizer, scheduler)
@@ -216,7 +225,7 @@ class Distiller:
         )
         parameters = count_parameters(self.student)
         metrics: dict[str, Any] = {
-            "student": {"parameters": parameters, **accuracies(self._predict(), self.data)},
+            "student": {"parameters": parameters, **split_scores(self._predict(), self.data)},
             "teacher": None,
             "compression_ratio": None,
             "best_epoch": progress.best_epoch,
@@ -224,9 +233,9 @@ class Distiller:
             "step_ms": quantiles([record["step_ms"] for record in progress.history]),
             "peak_bytes": peak_bytes(),
         }
-        if self.teacher is not None and self.teacher.logits is not None:
+        if self.teacher is not None and self._teacher_logits is not None:
             teacher_parameters = self.teacher.parameters
-            scores = accuracies(self.teacher.logits, self.data)
+            scores = split_scores(self._teacher_logits, self.data)
             metrics["teacher"] = {"parameters": teacher_parameters, **scores}
             if teacher_parameters is not None:
                 metrics["compression_ratio"] = teacher_parameters / parameters
