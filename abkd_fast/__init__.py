@@ -22,6 +22,7 @@ from abkd_fast.distill import ABKD as ABKD
 from abkd_fast.distill import KD as KD
 from abkd_fast.distill import Objective as Objective
 from abkd_fast.graph import CSRGraph as CSRGraph
+from abkd_fast.inductive import predict as predict
 from abkd_fast.memory import empty_cache as empty_cache
 from abkd_fast.memory import memory_reserved as memory_reserved
 from abkd_fast.model_file import load_model as load_model

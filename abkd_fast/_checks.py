@@ -9,6 +9,7 @@ from torch import Tensor
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INDICES = (torch.int32, torch.int64)
+_CHECKED = 1 << 24  # entries whose finiteness is checked at a time
 
 
 def names(dtypes: Sequence[torch.dtype]) -> str:
@@ -40,9 +41,10 @@ def check_tensor(
 
 def check_finite(name: str, value: Tensor) -> None:
     """Raise ValueError with the count and the first position of NaN or infinite entries."""
-    finite = torch.isfinite(value)
-    if not bool(finite.all()):
-        bad = (~finite).nonzero()
+    rows = max(1, _CHECKED * value.size(0) // max(1, value.numel())) if value.dim() else 1
+    blocks = value.split(rows) if value.dim() else (value,)  # one pass would double large data
+    if not all(bool(torch.isfinite(block).all()) for block in blocks):
+        bad = (~torch.isfinite(value)).nonzero()
         raise ValueError(
             f"{name} must be finite, got {len(bad)} NaN or infinite entries, the first at "
             f"index {bad[0].tolist()}; clean the data, for example with torch.nan_to_num"

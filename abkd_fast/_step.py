@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from abkd_fast import ops
 from abkd_fast._checkpoint import Trained
 from abkd_fast.capture import Capture
 from abkd_fast.data import GraphData
@@ -82,7 +81,7 @@ class Step:
     def _losses(self, check: Callable[[Scalars], None]) -> tuple[Tensor, Scalars]:
         """The loss, and what is logged of it."""
         capture = self.collect()
-        loss, _ = ops.kl_div(capture.logits, self.data.y, self.data.train_mask)
+        loss = self.data.kind.loss(capture.logits, self.data.y, self.data.train_mask)
         scalars = {"ce": loss.detach()}
         check(scalars)
         if self.objective is not None:

@@ -67,13 +67,14 @@ class ProgressBar(Callback):
     def on_epoch(self, distiller: Distiller, record: dict[str, Any]) -> None:
         """Advance."""
         assert self._bar is not None
-        self._bar.update(self._task, advance=1, loss=record["loss"], val=record["val_acc"])
+        val = record[f"val_{distiller.data.kind.metric}"]
+        self._bar.update(self._task, advance=1, loss=record["loss"], val=val)
         now = time.monotonic()
         if not self._console.is_terminal and now - self._last_line > self.interval:
             self._last_line = now
             print(
                 f"{self.label}: epoch {record['epoch'] + 1}/{distiller.config.epochs}, "
-                f"loss {record['loss']:.3f}, val {record['val_acc']:.1f} %",
+                f"loss {record['loss']:.3f}, val {val:.1f} %",
                 file=sys.stderr,
                 flush=True,
             )

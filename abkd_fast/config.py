@@ -29,7 +29,8 @@ class TrainConfig:
     patience: int | None = 100
     """Stop after this many epochs without a better validation value; None never stops early."""
     monitor: str = "val_loss"
-    """What "better" means: val_loss, or val_acc with ties broken by val_loss."""
+    """What "better" means: val_loss, or val_metric with ties broken by val_loss: accuracy, or what
+    the data's task is judged by. val_acc is its former name."""
     lr: float = 0.01
     """Learning rate; the peak with schedule "onecycle"."""
     objective_lr: float | None = None
@@ -52,7 +53,7 @@ class TrainConfig:
     gradients, the loss and its statistics stay float32. None: all is float32."""
 
     def __post_init__(self) -> None:
-        check_choice("monitor", self.monitor, ("val_loss", "val_acc"))
+        check_choice("monitor", self.monitor, ("val_loss", "val_acc", "val_metric"))
         check_choice("schedule", self.schedule, ("constant", "onecycle"))
         if self.autocast is not None:
             check_choice("autocast", self.autocast, ("bfloat16",))

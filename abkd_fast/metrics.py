@@ -1,4 +1,4 @@
-"""Accuracy, its statistics over seeds, and the facts that belong beside a number."""
+"""Scores, their statistics over seeds, and the facts that belong beside a number."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ from abkd_fast.data import GraphData
 SPLITS = ("train", "val", "test")
 
 
-def accuracies(logits: Tensor, data: GraphData) -> dict[str, float]:
-    """Share of right predictions in percent on train, val and test nodes."""
-    right = (logits.argmax(1) == data.y).double()
-    masks = (data.train_mask, data.val_mask, data.test_mask)
-    return {
-        split: 100.0 * float(right[mask].mean()) for split, mask in zip(SPLITS, masks, strict=True)
-    }
+def split_scores(logits: Tensor, data: GraphData) -> dict[str, Any]:
+    """The task's metric in percent on train, val and test; all its metrics under ``scores``."""
+    masks = zip(SPLITS, (data.train_mask, data.val_mask, data.test_mask), strict=True)
+    scores = {split: data.kind.scores(logits, data.y, mask) for split, mask in masks}
+    main = {split: values[data.kind.metric] for split, values in scores.items()}
+    return {**main, "scores": scores}
 
 
 def summarise(values: Sequence[float]) -> dict[str, Any]:

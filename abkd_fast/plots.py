@@ -13,6 +13,7 @@ from torch import Tensor
 from abkd_fast._checks import check_finite, check_tensor
 from abkd_fast._layer_figure import draw_history, draw_map
 from abkd_fast._storage import write_atomically
+from abkd_fast.task import METRICS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 # Okabe-Ito: told apart under every common colour blindness, and in print.
 COLORS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 DASHES = ("solid", "dashed", "dotted", "dashdot")
-ACCURACIES = {"train_acc": "train", "val_acc": "validation"}
-NOT_A_LOSS = {"epoch", "step", "seed", "lr", "step_ms", "seconds", "test_acc", *ACCURACIES}
+SPLITS = {"train": "train", "val": "validation"}
+NOT_A_LOSS = {"epoch", "step", "seed", "lr", "step_ms", "seconds", "test_acc"}
+NOT_A_LOSS |= {f"{split}_{metric}" for split in SPLITS for metric in METRICS}
 STYLE = {
     "axes.axisbelow": True,
     "axes.labelsize": 9,
@@ -113,7 +115,8 @@ def curves(
 
     Args:
         histories: for each seed its epochs in order: dicts with "epoch", loss terms, and
-            "train_acc" and "val_acc" in percent. Missing or None entries are left out.
+            "train_acc" and "val_acc" (or another of task.METRICS) in percent. Missing or None
+            entries are left out.
         path: file to write; its folder is made, and an older file replaced in one step.
         title: heading of the figure; drawn as it is, without mathematics.
         best_epochs: for each seed the epoch whose weights were kept, marked on its validation
@@ -236,13 +239,16 @@ def _draw_losses(axes: Axes, histories: Sequence[History]) -> None:
 def _draw_accuracies(
     axes: Axes, histories: Sequence[History], best_epochs: Sequence[int] | None
 ) -> None:
-    for (key, name), color in zip(ACCURACIES.items(), (COLORS[5], COLORS[2]), strict=True):
-        _draw_seeds(axes, histories, key, color, "solid", f"{name} accuracy")
+    keys = {key for history in histories for record in history for key in record}
+    metric = next((metric for metric in METRICS if f"val_{metric}" in keys), "acc")
+    for (split, name), color in zip(SPLITS.items(), (COLORS[5], COLORS[2]), strict=True):
+        label = f"{name} {METRICS[metric]}"
+        _draw_seeds(axes, histories, f"{split}_{metric}", color, "solid", label)
     if best_epochs is not None:
         kept = [
             (epoch, series[epoch])
             for history, epoch in zip(histories, best_epochs, strict=True)
-            if epoch in (series := _series(history, "val_acc"))
+            if epoch in (series := _series(history, f"val_{metric}"))
         ]
         axes.scatter(
             [epoch for epoch, _ in kept],
@@ -255,7 +261,7 @@ def _draw_accuracies(
             zorder=5,
             label="kept epoch" if len(histories) == 1 else "kept epoch of a seed",
         )
-    axes.set_ylabel("accuracy (%)")
+    axes.set_ylabel(f"{METRICS[metric]} (%)")
     _legend_above(axes)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from abkd_fast._storage import write_atomically
 from abkd_fast.plots import History, attention_map, curves
+from abkd_fast.task import METRICS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -170,6 +171,7 @@ def _render(
     return environment.from_string(page).render(
         metrics=metrics,
         models=_models(metrics),
+        metric=_metric(metrics),
         rows=_rows(metrics),
         maps=None if attention is None else _map_tables(attention),
         images={name: _embed(path) for name, path in figures.items()},
@@ -229,6 +231,11 @@ def _ratio(value: float) -> str:
     return f"{value:.1f}×" if value >= 10 else f"{value:.2f}×"
 
 
+def _metric(metrics: Mapping[str, Any]) -> str:
+    """Return the name of what the run is judged by; runs of old are judged by accuracy."""
+    return METRICS[metrics.get("metric", "acc")]
+
+
 def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return (what, teacher, student) of the summary; the teacher's cells may be dashes."""
     teacher, student = metrics["teacher"], metrics["student"]
@@ -236,7 +243,12 @@ def _rows(metrics: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     rows.append(("parameters", _size(teacher), _size(student)))
     for split, name in (("train", "train"), ("val", "validation"), ("test", "test")):
         cell = _accuracy(teacher[split]) if teacher else NONE
-        rows.append((f"{name} accuracy (%)", cell, _accuracy(student[split])))
+        rows.append((f"{name} {_metric(metrics)} (%)", cell, _accuracy(student[split])))
+    for metric in [name for name in student.get("test_scores", {}) if name != metrics["metric"]]:
+        cells = [
+            _accuracy(side["test_scores"][metric]) if side else NONE for side in (teacher, student)
+        ]
+        rows.append((f"test {METRICS[metric]} (%)", cells[0], cells[1]))
     if metrics["compression_ratio"] is not None:
         rows.append(("compression", "1×", _ratio(metrics["compression_ratio"])))
     rows.append(("training step, p50 (ms)", NONE, _number(metrics["step_ms"]["p50"])))

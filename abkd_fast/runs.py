@@ -34,6 +34,7 @@ from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
 from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
+from abkd_fast.task import MULTICLASS
 from abkd_fast.teacher import TeacherCache
 from abkd_fast.trainer import Distiller
 
@@ -49,9 +50,10 @@ def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
     """The objective named by ``config.objective``; the order of its terms does not matter."""
     terms: list[Objective] = []
     if "kd" in config.terms:
-        terms.append(KD(**asdict(config.kd)))
+        activation = "softmax" if data.task == MULTICLASS.name else "sigmoid"
+        terms.append(KD(**asdict(config.kd), activation=activation))
     if "abkd" in config.terms:
-        terms.append(config.abkd.build(data.train_mask))
+        terms.append(config.abkd.build(data.training.train_mask))
     return sum(terms[1:], start=terms[0]) if terms else None
 
 
@@ -252,7 +254,9 @@ def _metrics(
             "num_features": data.num_features,
             "num_classes": data.num_classes,
             "synthetic": data.synthetic,
+            "task": data.task,
         },
+        "metric": data.kind.metric,
         "teacher": teacher,
         "student": _side([run["student"] for run in runs], model),
         "objective": "none",
@@ -270,8 +274,10 @@ def _metrics(
 
 
 def _side(runs: Sequence[dict[str, Any]], model: str) -> dict[str, Any]:
-    accuracy = {split: summarise([run[split] for run in runs]) for split in SPLITS}
-    return {"model": model, "parameters": runs[0]["parameters"], **accuracy}
+    main = {split: summarise([run[split] for run in runs]) for split in SPLITS}
+    names = runs[0]["scores"]["test"]
+    scores = {name: summarise([run["scores"]["test"][name] for run in runs]) for name in names}
+    return {"model": model, "parameters": runs[0]["parameters"], **main, "test_scores": scores}
 
 
 def _write(

@@ -7,13 +7,13 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from abkd_fast import ops
 from abkd_fast._captured_step import CapturedStep, CudaGraph, notify, reason_against
 from abkd_fast._checkpoint import Progress, RunFolder, Trained
 from abkd_fast._diagnose import first_not_finite
@@ -24,7 +24,8 @@ from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.config import TrainConfig
 from abkd_fast.data import GraphData
 from abkd_fast.distill import Objective
-from abkd_fast.metrics import accuracies, count_parameters, peak_bytes, quantiles
+from abkd_fast.inductive import predict
+from abkd_fast.metrics import count_parameters, peak_bytes, quantiles, split_scores
 from abkd_fast.result import DistillResult, TrainingError
 from abkd_fast.teacher import TeacherCache
 
@@ -33,6 +34,10 @@ class Distiller:
     """Trains ``student`` on labels, and on a frozen teacher through ``objective``.
 
     loss = objective.label_weight * CE(train nodes) + objective(student, teacher)
+
+    The task of the data decides the loss on labels (CE above) and the metric of validation. Steps
+    and the teacher's states run on ``data.training``, which is ``data`` unless it is inductive or
+    consists of graphs; everything is scored on ``data``.
 
     Args:
         teacher: a module, run once in eval mode; a ready TeacherCache; or None.
@@ -72,14 +77,20 @@ class Distiller:
         if objective is not None and teacher is None:
             raise ValueError("objective needs a teacher, got teacher=None")
         self._needs_states = objective is not None and objective.needs_states
+        self.data, self.training = data, data.training
+        self._teacher_logits: Tensor | None = None  # on all of data
         if isinstance(teacher, nn.Module):
             layers = teacher_layers if self._needs_states else ()
-            teacher = TeacherCache.build(teacher, data, layers, forward=forward)
+            if self.training is not data:
+                self._teacher_logits = predict(teacher, data, forward)
+            teacher = TeacherCache.build(teacher, self.training, layers, forward=forward)
         if teacher is not None:
-            teacher.check_fits(data)
+            teacher.check_fits(self.training)
             teacher = teacher.to(data.graph.device)
+            if self.training is data:
+                self._teacher_logits = teacher.logits
         self.teacher = teacher
-        self.student, self.data, self.objective = student, data, objective
+        self.student, self.objective = student, objective
         self.seed, self.config = seed, config or TrainConfig()
         self.out = None if out is None else Path(out)
         self.student_layers, self.forward = student_layers, forward
@@ -134,8 +145,10 @@ class Distiller:
         self, recorder: Recorder, trained: Trained, progress: Progress
     ) -> Step | CapturedStep:
         step = Step(
-            collect=lambda: recorder.collect(self._forward, self.data.graph),
-            data=self.data,
+            collect=lambda: recorder.collect(
+                partial(self._forward, self.training), self.training.graph
+            ),
+            data=self.training,
             objective=self.objective,
             teacher=self.teacher,
             trained=trained,
@@ -150,27 +163,25 @@ class Distiller:
         return step
 
     def _validate(self, progress: Progress) -> dict[str, float]:
-        logits = self._predict()
-        train, val = self.data.train_mask, self.data.val_mask
-        _, train_correct = ops.kl_div(logits, self.data.y, train)
-        loss, val_correct = ops.kl_div(logits, self.data.y, val)
+        logits, kind, y = self._predict(), self.data.kind, self.data.y
+        loss = kind.loss(logits, y, self.data.val_mask)
         self._check_finite({"val_loss": loss}, progress)
         return {
             "val_loss": float(loss),
-            "train_acc": 100.0 * float(train_correct / train.count_nonzero()),
-            "val_acc": 100.0 * float(val_correct / val.count_nonzero()),
+            f"train_{kind.metric}": kind.fast_score(logits, y, self.data.train_mask),
+            f"val_{kind.metric}": kind.fast_score(logits, y, self.data.val_mask),
         }
 
     @torch.no_grad()
     def _predict(self) -> Tensor:
         self.student.eval()
-        return self._forward()
+        return self._forward(self.data)
 
-    def _forward(self) -> Tensor:
+    def _forward(self, data: GraphData) -> Tensor:
         """Class scores [N, C or more] of the student, checked."""
         with self._autocast():
-            logits = call_model(self.student, self.data, self.forward)
-        nodes, classes = self.data.num_nodes, self.data.num_classes
+            logits = call_model(self.student, data, self.forward)
+        nodes, classes = data.num_rows, self.data.num_classes
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if not (isinstance(shape, list) and len(shape) == 2 and shape[0] == nodes):
             raise ValueError(f"student must return class scores [N={nodes}, C], got {shape}")
@@ -194,8 +205,8 @@ class Distiller:
         if maps is not None and maps.attention is not None and progress.epoch % every == 0:
             progress.maps.append(maps.attention.cpu().clone())
             progress.map_epochs.append(progress.epoch)
-        key = [record["val_loss"], -record["val_acc"]]
-        if self.config.monitor == "val_acc":
+        key = [record["val_loss"], -record[f"val_{self.data.kind.metric}"]]
+        if self.config.monitor != "val_loss":
             key.reverse()
         if key < progress.best_key:
             progress.best_key, progress.best_epoch = key, progress.epoch
@@ -215,9 +226,10 @@ class Distiller:
         if self.objective is not None:
             self.student.eval()
             with torch.no_grad():
-                capture = recorder.collect(self._forward, self.data.graph)
+                call = partial(self._forward, self.training)
+                capture = recorder.collect(call, self.training.graph)
             assert self.teacher is not None
-            self.objective.setup(self.teacher, capture.widths, self.data.graph)
+            self.objective.setup(self.teacher, capture.widths, self.training.graph)
         optimizer = make_optimizer(self.config, self.student, self.objective)
         scheduler = make_scheduler(self.config, optimizer)
         return Trained(self.student, self.objective, optimizer, scheduler)
@@ -230,7 +242,7 @@ class Distiller:
         )
         parameters = count_parameters(self.student)
         metrics: dict[str, Any] = {
-            "student": {"parameters": parameters, **accuracies(self._predict(), self.data)},
+            "student": {"parameters": parameters, **split_scores(self._predict(), self.data)},
             "teacher": None,
             "compression_ratio": None,
             "best_epoch": progress.best_epoch,
@@ -238,9 +250,9 @@ class Distiller:
             "step_ms": quantiles([record["step_ms"] for record in progress.history]),
             "peak_bytes": peak_bytes(),
         }
-        if self.teacher is not None and self.teacher.logits is not None:
+        if self.teacher is not None and self._teacher_logits is not None:
             teacher_parameters = self.teacher.parameters
-            scores = accuracies(self.teacher.logits, self.data)
+            scores = split_scores(self._teacher_logits, self.data)
             metrics["teacher"] = {"parameters": teacher_parameters, **scores}
             if teacher_parameters is not None:
                 metrics["compression_ratio"] = teacher_parameters / parameters

@@ -9,7 +9,7 @@ import planetoid_files as tiny
 import pytest
 
 from abkd_fast.data import DataError, load, sources
-from abkd_fast.data.download import RemoteFile, cache_dir, fetch
+from abkd_fast.data.download import RemoteFile, cache_dir, fetch, fetch_recorded
 
 CONTENT = bytes(range(256)) * 1000
 
@@ -40,6 +40,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if server.fault in ("cut", "no-length"):
             body = body[: len(body) // 2]
         self.wfile.write(body)
+
+    def do_HEAD(self):
+        content = self.server.files.get(self.path.lstrip("/"))
+        if content is None:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if self.server.fault != "no-length":
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
 
     def log_message(self, *args):
         pass
@@ -212,3 +222,42 @@ def test_pinned_files_match_the_local_copies(abkd_data):
         for file, (size, sha256) in files.items():
             content = (abkd_data / name / file).read_bytes()
             assert (len(content), hashlib.sha256(content).hexdigest()) == (size, sha256)
+
+
+def test_recorded_download_is_pinned_by_its_first_copy(server, tmp_path):
+    target, url = tmp_path / "file", f"{server.url}/file"
+    assert fetch_recorded(url, target).read_bytes() == CONTENT
+    count = len(server.requests)
+    assert fetch_recorded(url, target) == target and len(server.requests) == count
+    target.write_bytes(CONTENT[:-1] + b"?")  # damaged: fetched again
+    assert fetch_recorded(url, target).read_bytes() == CONTENT
+    target.unlink()
+    server.files["file"] = CONTENT[::-1]  # another file of the same size
+    with pytest.raises(DataError, match="sha256 must be"):
+        fetch_recorded(url, target)
+    target.with_name("file.json").write_text("{}")
+    with pytest.raises(DataError, match="not a record of a download"):
+        fetch_recorded(url, target)
+
+
+def test_recorded_download_resumes(server, tmp_path):
+    target, url = tmp_path / "file", f"{server.url}/file"
+    server.fault = "cut"
+    with pytest.raises(DataError, match="run again to resume"):
+        fetch_recorded(url, target)
+    assert not target.exists()
+    server.fault = None
+    assert fetch_recorded(url, target).read_bytes() == CONTENT
+    assert server.requests[-1][1] == f"bytes={len(CONTENT) // 2}-"
+
+
+@pytest.mark.parametrize(
+    ("path", "fault", "message"),
+    [("none", None, "HTTP 404"), ("file", "no-length", "does not say the file's size")],
+)
+def test_recorded_download_failures(server, tmp_path, path, fault, message):
+    server.fault = fault
+    with pytest.raises(DataError, match=message):
+        fetch_recorded(f"{server.url}/{path}", tmp_path / "file")
+    with pytest.raises(DataError, match="must use https"):
+        fetch_recorded("http://example.org/file", tmp_path / "file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import json
 import os
 import sys
 import urllib.error
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from abkd_fast._storage import write_atomically
 from abkd_fast._version import __version__
 from abkd_fast.data.errors import DataError
 
@@ -24,11 +26,11 @@ _LOCAL = ("localhost", "127.0.0.1", "::1")
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file at ``url`` whose content is fixed by ``size`` and ``sha256``."""
+    """A file at ``url`` whose content is fixed by ``size`` and, where it is known, ``sha256``."""
 
     url: str
     size: int
-    sha256: str
+    sha256: str | None
 
 
 def cache_dir() -> Path:
@@ -69,6 +71,55 @@ def fetch(remote: RemoteFile, target: Path, *, timeout: float = 30.0) -> Path:
     return target
 
 
+def fetch_recorded(url: str, target: Path, *, timeout: float = 30.0) -> Path:
+    """Fetch a file whose publisher states no checksum; return at once if it is there unharmed.
+
+    Size and SHA-256 of the first complete download are recorded in ``target`` + ``.json`` and hold
+    from then on: a file that no longer matches is fetched again and must match the record. Asks
+    nothing, whatever the size; resumes like :func:`fetch`.
+
+    Args:
+        url: HTTPS, or HTTP on this machine.
+        target: the file to make; its folder is created.
+        timeout: seconds without an answer before giving up.
+
+    Raises:
+        DataError: names the file, the cause and the fix.
+    """
+    record = target.with_name(target.name + ".json")
+    if record.is_file():
+        try:
+            facts = json.loads(record.read_text(encoding="utf-8"))
+            known = RemoteFile(url, int(facts["bytes"]), str(facts["sha256"]))
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{record}: not a record of a download: {error}; delete it") from error
+        return fetch(known, target, timeout=timeout)
+    _check_url(url)
+    fetch(RemoteFile(url, _remote_size(url, target, timeout), None), target, timeout=timeout)
+    with target.open("rb") as file:
+        facts = {"url": url, "bytes": target.stat().st_size, "sha256": _sha256(file)}
+    write_atomically(record, lambda path: path.write_text(json.dumps(facts, indent=1)))
+    return target
+
+
+def _remote_size(url: str, target: Path, timeout: float) -> int:
+    request = urllib.request.Request(
+        url, headers={"User-Agent": f"abkd_fast/{__version__}"}, method="HEAD"
+    )
+    unknown = RemoteFile(url, 0, None)
+    try:
+        with urllib.request.build_opener(_Redirects()).open(request, timeout=timeout) as answer:
+            length = answer.headers.get("Content-Length", "")
+    except urllib.error.HTTPError as error:
+        raise DataError(_failure(unknown, target, f"HTTP {error.code} {error.reason}")) from error
+    except (OSError, http.client.HTTPException) as error:
+        cause = getattr(error, "reason", None) or error
+        raise DataError(_failure(unknown, target, f"{cause}")) from error
+    if not length.isdecimal():
+        raise DataError(_failure(unknown, target, "the server does not say the file's size"))
+    return int(length)
+
+
 def _transfer(remote: RemoteFile, file: IO[bytes], target: Path, timeout: float) -> None:
     """Append to ``file`` what is missing, then verify all of it."""
     have = file.seek(0, os.SEEK_END)
@@ -96,7 +147,7 @@ def _transfer(remote: RemoteFile, file: IO[bytes], target: Path, timeout: float)
         raise DataError(_failure(remote, target, reason))
     file.seek(0)
     found = _sha256(file)
-    if found != remote.sha256:
+    if remote.sha256 is not None and found != remote.sha256:
         file.truncate(0)
         raise DataError(
             _failure(remote, target, f"sha256 must be {remote.sha256}, got {found} (discarded)")
@@ -142,7 +193,7 @@ def _matches(path: Path, remote: RemoteFile) -> bool:
     if not path.is_file() or path.stat().st_size != remote.size:
         return False
     with path.open("rb") as file:
-        return _sha256(file) == remote.sha256
+        return remote.sha256 is None or _sha256(file) == remote.sha256
 
 
 def _sha256(file: IO[bytes]) -> str:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from abkd_fast._binding import bind_arguments
-from abkd_fast._checks import FLOATS, check_finite, check_tensor
+from abkd_fast._checks import FLOATS, check_choice, check_finite, check_tensor
 from abkd_fast._csr import tensor_bytes
 from abkd_fast._first_hop import aggregate_features
 from abkd_fast.graph import CSRGraph
 from abkd_fast.relational_graph import RelationalGraph
 from abkd_fast.subgraph import induced_subgraph, select_rows
+from abkd_fast.task import MULTICLASS, TASKS, Task
 
 _SPLITS = ("train", "val", "test")
 
@@ -25,6 +26,10 @@ _SPLITS = ("train", "val", "test")
 @dataclass(frozen=True, eq=False)
 class GraphData:
     """A node-classification data set: one graph, N nodes, fixed train/val/test masks.
+
+    The task says what y means and which loss and metrics serve it: ``multiclass`` (cross-entropy,
+    accuracy), ``multilabel`` (binary cross-entropy, micro-F1) or ``binary`` (binary cross-entropy,
+    ROC-AUC); see :mod:`abkd_fast.task`.
 
     Everything is checked on construction, and what follows from the parts (edge_index, adj_t,
     aggregated_x, the fingerprint) is computed once and kept: treat the tensors as frozen, and use
@@ -35,6 +40,7 @@ class GraphData:
             for typed nodes without features.
         graph: [N, N] adjacency, row = destination, without added self-loops.
         y: [N] int64 labels; a negative label means unlabelled and is allowed outside the masks.
+            For multilabel and binary tasks float [N, C] of 0, 1 and NaN (no label).
         train_mask: [N] bool.
         val_mask: [N] bool.
         test_mask: [N] bool.
@@ -43,6 +49,7 @@ class GraphData:
         relations: a typed graph around these nodes, which are its first type; ``graph`` then is
             what objectives that compare neighbourhoods use.
         other_x: node type -> [n, F] features of the other types that have any.
+        task: "multiclass", "multilabel" or "binary".
 
     Raises:
         ValueError: names the part, the expectation and the value found.
@@ -58,6 +65,10 @@ class GraphData:
     synthetic: bool = False
     relations: RelationalGraph | None = None
     other_x: Mapping[str, Tensor] = field(default_factory=dict)
+    task: str = MULTICLASS.name
+
+    _filled: ClassVar[tuple[str, ...]] = _SPLITS  # masks that must not be empty
+    _rows: ClassVar[str] = "node"
 
     def __post_init__(self) -> None:
         if not isinstance(self.graph, CSRGraph):
@@ -70,8 +81,9 @@ class GraphData:
         self._check_relations()
         if self.x is not None:
             self._check_features()
-        check_tensor("y", self.y, dim=1, dtypes=[torch.int64], device=self.graph.device)
-        self._check_length("y", self.y.numel())
+        check_choice("task", self.task, list(TASKS))
+        check_tensor("y", self.y, device=self.graph.device)
+        self.kind.check_labels(self.y, self.num_rows)
         self._check_masks()
 
     def _check_relations(self) -> None:
@@ -106,9 +118,9 @@ class GraphData:
             self._check_length("x", self.x.num_dst)
             check_finite("x.value", self.x.value)
         else:
-            check_tensor("x", self.x, dim=2, dtypes=FLOATS, device=self.graph.device)
-            self._check_length("x", self.x.size(0))
-            check_finite("x", self.x)
+            x = check_tensor("x", self.x, dim=2, dtypes=FLOATS, device=self.graph.device)
+            self._check_length("x", x.size(0))
+            check_finite("x", x)
         if self.num_features == 0:
             raise ValueError("x must have at least one feature, got 0")
 
@@ -120,15 +132,19 @@ class GraphData:
         for split, mask in self._masks():
             name = f"{split}_mask"
             check_tensor(name, mask, dim=1, dtypes=[torch.bool], device=self.graph.device)
-            self._check_length(name, mask.numel())
-            if not bool(mask.any()):
-                raise ValueError(f"{name} must select at least one node, got an empty mask")
-            unlabelled = (mask & (self.y < 0)).nonzero()
-            if len(unlabelled):
-                node = int(unlabelled[0])
+            if mask.numel() != self.num_rows:
                 raise ValueError(
-                    f"y must be >= 0 on {name}, got {int(self.y[node])} at node {node}; "
-                    "leave unlabelled nodes out of the masks"
+                    f"{name} must have N={self.num_rows} rows as y, got {mask.numel()}"
+                )
+            if split in self._filled and not bool(mask.any()):
+                raise ValueError(f"{name} must select at least one {self._rows}, got an empty mask")
+            unlabelled = (mask & ~self.kind.labelled(self.y)).nonzero()
+            if len(unlabelled):
+                row = int(unlabelled[0])
+                wanted = ">= 0" if self.kind is MULTICLASS else "known in some column"
+                raise ValueError(
+                    f"y must be {wanted} on {name}, got {self.y[row].tolist()} at {self._rows} "
+                    f"{row}; leave unlabelled {self._rows}s out of the masks"
                 )
         for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
             masks = dict(self._masks())
@@ -136,7 +152,7 @@ class GraphData:
             if len(both):
                 raise ValueError(
                     f"{first}_mask and {second}_mask must not overlap, got {len(both)} common "
-                    f"nodes, the first is {int(both[0])}"
+                    f"{self._rows}s, the first is {int(both[0])}"
                 )
 
     def _masks(self) -> list[tuple[str, Tensor]]:
@@ -154,10 +170,35 @@ class GraphData:
             return self.num_nodes
         return self.x.num_src if isinstance(self.x, CSRGraph) else self.x.size(1)
 
+    @property
+    def num_rows(self) -> int:
+        """Rows of y, of the masks and of class scores: N, or G for graph-level data."""
+        return self.num_nodes
+
+    @property
+    def kind(self) -> Task:
+        """Loss and metrics of the task."""
+        return TASKS[self.task]
+
     @cached_property
     def num_classes(self) -> int:
-        """Largest label + 1."""
-        return int(self.y.max()) + 1
+        """Columns of class scores: largest label + 1; C for multilabel and binary tasks."""
+        return self.kind.num_outputs(self.y)
+
+    @property
+    def training(self) -> GraphData:
+        """What training steps and the teacher run on; these data themselves, see ``inductive``."""
+        return self
+
+    def inductive(self) -> GraphData:
+        """The same data with the training steps confined to the graph among the training nodes.
+
+        Validation, testing and predictions run on the whole graph, of which a step then has seen
+        neither the nodes outside ``train_mask`` nor their edges.
+        """
+        from abkd_fast.inductive import InductiveData
+
+        return InductiveData(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     @cached_property
     def edge_index(self) -> Tensor:
@@ -201,15 +242,14 @@ class GraphData:
 
     def to(self, device: torch.device | str) -> GraphData:
         """The same data on another device."""
-        masks = {f"{split}_mask": mask.to(device) for split, mask in self._masks()}
-        x = None if self.x is None else self.x.to(device)
+        parts: dict[str, Any] = {f"{split}_mask": m.to(device) for split, m in self._masks()}
+        if self.x is not None:
+            parts["x"] = self.x.to(device)
+        if self.relations is not None:
+            parts["relations"] = self.relations.to(device)
+        other_x = {kind: value.to(device) for kind, value in self.other_x.items()}
         graph, y = self.graph.to(device), self.y.to(device)
-        typed: dict[str, Any] = {
-            "relations": None if self.relations is None else self.relations.to(device),
-            "other_x": {kind: value.to(device) for kind, value in self.other_x.items()},
-        }
-        about: dict[str, Any] = {"name": self.name, "synthetic": self.synthetic}
-        return GraphData(x, graph, y, **masks, **about, **typed)
+        return replace(self, graph=graph, y=y, other_x=other_x, **parts)
 
     def subgraph(self, nodes: Tensor) -> GraphData:
         """The data of ``nodes`` [n] int64, distinct, with the edges among them.
@@ -256,6 +296,8 @@ class GraphData:
             digest.update(tensor_bytes(x))
         for part in (self.y, *(mask for _, mask in self._masks())):
             digest.update(tensor_bytes(part))
+        if self.kind is not MULTICLASS:
+            digest.update(self.task.encode())
         return digest.hexdigest()
 
     @classmethod

@@ -16,8 +16,8 @@ from abkd_fast.data.safe_pickle import checked_csr, loads
 
 _CHUNK = 1 << 24
 _MAX_HEADER = 1 << 16
-_MAX_INFLATED = 1 << 28  # compressed members above this many bytes must not expand more than
-_MAX_RATIO = 200  # this many times
+MAX_INFLATED = 1 << 28  # compressed members above this many bytes must not expand more than
+MAX_RATIO = 200  # this many times
 _BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError)
 
 
@@ -72,7 +72,7 @@ class NpzFile:
         if name not in self._members:
             raise DataError(f"{source}: no such array; the file holds {', '.join(self.names)}")
         member = self._members[name]
-        if member.file_size > max(_MAX_INFLATED, _MAX_RATIO * member.compress_size):
+        if member.file_size > max(MAX_INFLATED, MAX_RATIO * member.compress_size):
             raise DataError(
                 f"{source}: expands from {member.compress_size} to {member.file_size} bytes, which "
                 "looks like a zip bomb; if it is real, save it with numpy.savez (uncompressed)"

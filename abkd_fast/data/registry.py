@@ -16,7 +16,9 @@ from abkd_fast.data.errors import DataError
 from abkd_fast.data.folder import from_folder
 from abkd_fast.data.graph_data import GraphData
 from abkd_fast.data.npz import from_npz
+from abkd_fast.data.ogb import ogb_graph_data
 from abkd_fast.data.planetoid import read_planetoid
+from abkd_fast.data.sized import arxiv_features, products_sized
 from abkd_fast.data.sources import LOCAL, locate, total_bytes
 from abkd_fast.data.synthetic import dcsbm, rmat_data
 from abkd_fast.data.typed import acm, aifb
@@ -34,6 +36,7 @@ class Dataset:
     classes: int
     split: str
     read: Callable[..., GraphData]
+    origin: str = "generated"
 
     @property
     def source(self) -> str:
@@ -43,7 +46,7 @@ class Dataset:
             return f"download, {size / 1e6:.1f} MB"
         if self.name in LOCAL:
             return "local files"
-        return "generated" if self.name.startswith("synthetic") else "embedded"
+        return self.origin
 
     def options(self) -> list[str]:
         """Keywords of ``read``."""
@@ -93,6 +96,16 @@ def _minesweeper(
     return from_npz(locate("minesweeper", "minesweeper.npz", root, base_url), options)
 
 
+def _published(name: str, sizes: tuple[int, int, int, int, str]) -> tuple[Dataset, Dataset]:
+    """A data set of OGB, and the synthetic one of its size."""
+    read = partial(ogb_graph_data, f"ogbn-{name}")
+    real = Dataset(f"ogbn-{name}", "OGB's", *sizes, read, "OGB, downloaded")
+    if name == "arxiv":
+        summary, origin = "real citations, synthetic features", "ABKD_DATA"
+        return real, Dataset("arxiv-features", summary, *sizes, arxiv_features, origin)
+    return real, Dataset("products-sized", "synthetic", *sizes, products_sized)
+
+
 _BAG, _TFIDF, _RANDOM = "bag of words", "TF-IDF", "20/30 per class"
 _PHOTO = partial(_random_split_npz, "amazon-photo", "amazon_photo.npz", True)
 _CS = partial(_random_split_npz, "coauthor-cs", "coauthor_cs.npz", True)
@@ -100,7 +113,7 @@ _ML = partial(_random_split_npz, "cora-ml", "cora_ml.npz", False)
 _CORA, _CITESEER, _PUBMED = (partial(_planetoid, name) for name in ("cora", "citeseer", "pubmed"))
 _MINES = "5000/2500/2500"
 _ALL = (
-    Dataset("digits", "digit images", 1797, 24678, 64, 10, "200/500/1097", digits),
+    Dataset("digits", "digit images", 1797, 24678, 64, 10, "200/500/1097", digits, "embedded"),
     Dataset("cora", f"citations, {_BAG}", 2708, 10556, 1433, 7, "140/500/1000", _CORA),
     Dataset("citeseer", f"citations, {_BAG}", 3327, 9104, 3703, 6, "120/500/1000", _CITESEER),
     Dataset("pubmed", f"citations, {_TFIDF}", 19717, 88648, 500, 3, "60/500/1000", _PUBMED),
@@ -112,6 +125,8 @@ _ALL = (
     Dataset("acm-hetero", "papers, typed", 4019, 53834, 1902, 3, "60/1000/1000", acm),
     Dataset("synthetic-rmat", "R-MAT, for timing only", 4096, 53360, 64, 8, _RANDOM, rmat_data),
     Dataset("synthetic-dcsbm", "stochastic blocks", 5000, 47040, 64, 8, _RANDOM, dcsbm),
+    *_published("arxiv", (169343, 2315598, 128, 40, "90941/29799/48603")),
+    *_published("products", (2449029, 123718280, 100, 47, "196615/39323/2213091")),
 )
 _DATASETS = {dataset.name: dataset for dataset in _ALL}
 

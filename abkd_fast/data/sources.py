@@ -203,3 +203,21 @@ def locate(name: str, file: str, root: str | Path | None, base_url: str | None) 
     size, sha256 = files[file]
     remote = RemoteFile(f"{(base_url or address).rstrip('/')}/{file}", size, sha256)
     return fetch(remote, cache_dir() / name / file)
+
+
+def local_folder(name: str, root: str | Path | None) -> Path:
+    """ROOT/<name> of a data set that is not downloaded; ROOT from ``root`` or ABKD_DATA.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    base = root or os.environ.get("ABKD_DATA")
+    if base is None:
+        raise DataError(
+            f"{name}: its files are not downloaded; put them into DIR/{name}/ and pass --root DIR "
+            "(root=DIR in Python) or set ABKD_DATA=DIR (docs/data.md lists them)"
+        )
+    folder = Path(base) / name
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; docs/data.md lists the files it must hold")
+    return folder

@@ -44,9 +44,10 @@ def aifb(
     generator = torch.Generator().manual_seed(split_seed)
     persons = torch.tensor(sorted(train))[torch.randperm(len(train), generator=generator)]
     held_out = max(1, round(validation * len(train)))
-    masks = _masks(len(y), persons[held_out:], persons[:held_out], torch.tensor(sorted(test)))
+    parts = persons[held_out:], persons[:held_out], torch.tensor(sorted(test))
     everything = CSRGraph.from_edge_index(graph.homogeneous()[0], graph.num_dst)
-    return GraphData(None, everything, y, *masks, name="aifb", relations=graph)
+    masks = _masks(len(y), *parts)
+    return GraphData(None, everything, y, **masks, name="aifb", relations=graph)
 
 
 def acm(*, root: str | Path | None = None, labels_per_class: int = 20) -> GraphData:
@@ -80,7 +81,7 @@ def acm(*, root: str | Path | None = None, labels_per_class: int = 20) -> GraphD
     ]
     with blame(path("pa.txt").parent):
         relations = RelationalGraph.from_relations(counts, edges).with_reverse()
-        data = GraphData(x, graph, y, *_masks(len(y), *parts), name="acm-hetero")
+        data = GraphData(x, graph, y, **_masks(len(y), *parts), name="acm-hetero")
         return replace(data, relations=relations, other_x={"author": author_x})
 
 
@@ -127,10 +128,10 @@ def _sparse(path: Path) -> Any:
         return scipy.sparse.coo_array((data, (row, col)), shape=tuple(shape.tolist()))
 
 
-def _masks(num_nodes: int, *parts: Tensor) -> list[Tensor]:
-    masks = []
-    for part in parts:
-        mask = torch.zeros(num_nodes, dtype=torch.bool)
-        mask[part] = True
-        masks.append(mask)
+def _masks(num_nodes: int, *parts: Tensor) -> dict[str, Any]:
+    """Masks of the nodes for training, validation and test."""
+    masks = {}
+    for split, part in zip(("train", "val", "test"), parts, strict=True):
+        masks[f"{split}_mask"] = torch.zeros(num_nodes, dtype=torch.bool)
+        masks[f"{split}_mask"][part] = True
     return masks

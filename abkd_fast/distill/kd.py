@@ -23,12 +23,19 @@ class KD(Objective):
         temperature: tau > 0.
         reduction: "batchmean" divides the sum by N; "mean", found in much GNN code, divides by
             N * C and so weighs the term C times less.
+        activation: "softmax" for scores of classes that exclude each other; "sigmoid" for
+            multilabel and binary tasks, where every column is a distribution of its own (yes or
+            no) and the divergences of a row add up.
     """
 
     needs_states = False
 
     def __init__(
-        self, alpha: float = 0.9, temperature: float = 1.0, reduction: str = "batchmean"
+        self,
+        alpha: float = 0.9,
+        temperature: float = 1.0,
+        reduction: str = "batchmean",
+        activation: str = "softmax",
     ) -> None:
         super().__init__()
         if not 0.0 <= alpha <= 1.0:
@@ -36,7 +43,9 @@ class KD(Objective):
         if not temperature > 0.0:
             raise ValueError(f"temperature must be > 0, got {temperature}")
         check_choice("reduction", reduction, ("batchmean", "mean"))
+        check_choice("activation", activation, ("softmax", "sigmoid"))
         self.alpha, self.temperature, self.reduction = alpha, temperature, reduction
+        self.activation = activation
         self.label_weight = 1.0 - alpha
         self._target: tuple[Tensor, Tensor] | None = None
 
@@ -53,12 +62,21 @@ class KD(Objective):
                 f"student logits must be {shape} as the teacher's are, "
                 f"got {list(student.logits.shape)}"
             )
+        if self.activation == "softmax" and teacher.logits.size(1) == 1:
+            raise ValueError(
+                "teacher logits must have two columns or more for a softmax, got 1; "
+                'use KD(activation="sigmoid")'
+            )
         log_target = self._log_target(teacher.logits)
         if nodes is not None:
             log_target = log_target[nodes]
         dtype = torch.promote_types(student.logits.dtype, log_target.dtype)
         logits, log_target = student.logits.to(dtype), log_target.to(dtype)
-        divergence, _ = ops.kl_div(logits, log_target, temperature=self.temperature)
+        divergence, _ = ops.kl_div(
+            self._two_sided(logits), log_target.flatten(0, -2), temperature=self.temperature
+        )
+        if self.activation == "sigmoid":
+            divergence = divergence * logits.size(1)  # a mean over columns too, now their sum
         if self.reduction == "mean":
             divergence = divergence / teacher.logits.size(1)
         loss = self.temperature**2 * divergence
@@ -68,9 +86,20 @@ class KD(Objective):
     def _log_target(self, logits: Tensor) -> Tensor:
         """The teacher's log-probabilities, computed once a teacher."""
         if self._target is None or self._target[0] is not logits:
-            self._target = logits, (logits / self.temperature).log_softmax(1)
+            scores = self._two_sided(logits / self.temperature).log_softmax(1)
+            columns = (logits.size(1), 2) if self.activation == "sigmoid" else (logits.size(1),)
+            self._target = logits, scores.view(logits.size(0), *columns)
         return self._target[1]
+
+    def _two_sided(self, logits: Tensor) -> Tensor:
+        """Scores [N C, 2] of yes and no for sigmoid, whose softmax is sigmoid(z), sigmoid(-z)."""
+        if self.activation == "softmax":
+            return logits
+        yes = logits.reshape(-1)
+        return torch.stack([yes, torch.zeros_like(yes)], dim=1)
 
     def extra_repr(self) -> str:
         """Settings."""
-        return f"alpha={self.alpha}, temperature={self.temperature}, reduction={self.reduction!r}"
+        settings = f"alpha={self.alpha}, temperature={self.temperature}"
+        activation = "" if self.activation == "softmax" else f", activation={self.activation!r}"
+        return f"{settings}, reduction={self.reduction!r}{activation}"
