@@ -60,13 +60,13 @@ def restore_optimizer(optimizer: Optimizer, state: Mapping[str, Any]) -> None:
             group["lr"] = lr.fill_(group["lr"])
 
 
-def make_scheduler(config: TrainConfig, optimizer: Optimizer) -> LRScheduler | None:
-    """One cycle that peaks at each group's own rate, or None for a constant rate."""
+def make_scheduler(config: TrainConfig, optimizer: Optimizer, steps: int) -> LRScheduler | None:
+    """One cycle over so many steps that peaks at each group's own rate; None: constant rates."""
     if config.schedule != "onecycle":
         return None
     return torch.optim.lr_scheduler.OneCycleLR(
         optimizer,
         max_lr=[float(group["lr"]) for group in optimizer.param_groups],
-        total_steps=max(config.epochs, 2),
+        total_steps=max(steps, 2),
         cycle_momentum=config.cycle_momentum,
     )

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from abkd_fast._checkpoint import Trained
 from abkd_fast.capture import Capture
-from abkd_fast.data import GraphData
 from abkd_fast.distill import Objective
+from abkd_fast.task import Task
 from abkd_fast.teacher import TeacherCache
 
 Scalars = dict[str, Tensor]
@@ -21,21 +21,31 @@ Scalars = dict[str, Tensor]
 class Step:
     """loss = objective.label_weight * CE(train nodes) + objective(student, teacher), and its step.
 
+    CE stands for the task's loss.
+
     Attributes:
         collect: runs the student and returns its states and scores.
-        data: labels and splits.
+        kind: loss of the task.
+        y: labels of the rows of the scores.
+        train_mask: rows whose labels count.
         objective: None = labels alone.
         teacher: what the objective reads.
         trained: what the step changes.
         check: raises unless all of the scalars are finite; the host waits for them.
+        nodes: the teacher's rows that the student's stand for; None = all.
+        label_weight: factor of the labels' loss; 0 where no row has one.
     """
 
     collect: Callable[[], Capture]
-    data: GraphData
+    kind: Task
+    y: Tensor
+    train_mask: Tensor
     objective: Objective | None
     teacher: TeacherCache | None
     trained: Trained
     check: Callable[[Scalars], None]
+    nodes: Tensor | None = None
+    label_weight: float = 1.0
 
     def run(self) -> dict[str, float]:
         """Make a step; returns its scalars and learning rate."""
@@ -81,11 +91,14 @@ class Step:
     def _losses(self, check: Callable[[Scalars], None]) -> tuple[Tensor, Scalars]:
         """The loss, and what is logged of it."""
         capture = self.collect()
-        loss = self.data.kind.loss(capture.logits, self.data.y, self.data.train_mask)
+        loss = capture.logits.new_zeros(())
+        if self.label_weight > 0.0:
+            loss = self.label_weight * self.kind.loss(capture.logits, self.y, self.train_mask)
         scalars = {"ce": loss.detach()}
         check(scalars)
         if self.objective is not None:
             assert self.teacher is not None
-            loss = self.objective.label_weight * loss + self.objective(capture, self.teacher)
+            distance = self.objective(capture, self.teacher, self.nodes)
+            loss = self.objective.label_weight * loss + distance
             scalars |= self.objective.scalars
         return loss, {"loss": loss.detach(), **scalars}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -66,6 +67,11 @@ class NeighborBatches:
         """Number of batches an epoch."""
         return -(-self.nodes.numel() // self.batch_size)
 
+    @cached_property
+    def train_share(self) -> float:
+        """Share of the nodes of an epoch that are training nodes."""
+        return _train_share(self.data, self.nodes)
+
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch; they depend on ``seed`` and ``number`` alone."""
         order = _shuffled(self.nodes.numel(), self.seed, number)
@@ -120,6 +126,11 @@ class ClusterBatches:
         """Number of batches an epoch."""
         return -(-len(self._parts) // self.parts_per_batch)
 
+    @cached_property
+    def train_share(self) -> float:
+        """Share of the nodes of an epoch that are training nodes."""
+        return _train_share(self.data, slice(None))
+
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch; they depend on ``seed`` and ``number`` alone."""
         order = _shuffled(len(self._parts), self.seed, number)
@@ -145,14 +156,21 @@ class LoaderBatches:
         data: the graph the loader samples from.
         loader: yields ``torch_geometric.data.Data`` with ``n_id``, ``edge_index`` and, where
             other nodes than seeds are in a batch, ``batch_size``.
+        nodes: [M] int64, the seed nodes of an epoch; None = all nodes.
     """
 
-    def __init__(self, data: GraphData, loader: Any) -> None:
+    def __init__(self, data: GraphData, loader: Any, nodes: Tensor | None = None) -> None:
         self.data, self.loader = data, loader
+        self.nodes = torch.arange(data.num_nodes) if nodes is None else nodes
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
         return len(self.loader)
+
+    @cached_property
+    def train_share(self) -> float:
+        """Share of the nodes of an epoch that are training nodes."""
+        return _train_share(self.data, self.nodes)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The loader's next pass; it alone decides what depends on ``number``."""
@@ -169,6 +187,13 @@ class LoaderBatches:
 
 
 Batches = NeighborBatches | ClusterBatches | LoaderBatches
+
+
+def _train_share(data: GraphData, nodes: Tensor | slice) -> float:
+    share = float(data.train_mask[nodes].float().mean())
+    if share == 0.0:
+        raise ValueError("nodes of an epoch must hold training nodes, got none")
+    return share
 
 
 def _shuffled(count: int, seed: int, epoch: int) -> Tensor:

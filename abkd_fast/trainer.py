@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from abkd_fast._captured_step import CapturedStep, CudaGraph, notify, reason_against
 from abkd_fast._checkpoint import Progress, RunFolder, Trained
 from abkd_fast._diagnose import first_not_finite
+from abkd_fast._epoch import BatchEpoch
 from abkd_fast._optimizer import make_optimizer, make_scheduler
 from abkd_fast._step import Step
+from abkd_fast.batches import Batches
 from abkd_fast.callbacks import Callback, ProgressBar
 from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.config import TrainConfig
@@ -56,6 +58,8 @@ class Distiller:
         capture_step: on a GPU, capture the whole step in a CUDA graph and replay it: the same
             results, seed for seed, without the host's share of the time. Where that is not
             possible, one line on stderr says why, and steps run as ever.
+        batches: mini-batches of ``data`` to train on (see :mod:`abkd_fast.batches`); None takes
+            all nodes in every step. Validation is on all nodes always.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Distiller:
         forward: Callable[..., Tensor] | None = None,
         callbacks: Sequence[Callback] | None = None,
         capture_step: bool = False,
+        batches: Batches | None = None,
     ) -> None:
         if objective is not None and teacher is None:
             raise ValueError("objective needs a teacher, got teacher=None")
@@ -94,7 +99,12 @@ class Distiller:
         self.seed, self.config = seed, config or TrainConfig()
         self.out = None if out is None else Path(out)
         self.student_layers, self.forward = student_layers, forward
-        self.capture_step = capture_step
+        self.capture_step, self.batches = capture_step, batches
+        if batches is not None and batches.data is not self.training:
+            raise ValueError(
+                f"batches must be of the data trained on, got those of {batches.data!r}; make them "
+                "of data.training"
+            )
         self.callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
         self._folder = RunFolder(self.out, self._identity)
 
@@ -143,24 +153,34 @@ class Distiller:
 
     def _make_step(
         self, recorder: Recorder, trained: Trained, progress: Progress
-    ) -> Step | CapturedStep:
+    ) -> Step | CapturedStep | BatchEpoch:
+        data = self.training
         step = Step(
-            collect=lambda: recorder.collect(
-                partial(self._forward, self.training), self.training.graph
-            ),
-            data=self.training,
+            collect=lambda: recorder.collect(partial(self._forward, data), data.graph),
+            kind=data.kind,
+            y=data.y,
+            train_mask=data.train_mask,
             objective=self.objective,
             teacher=self.teacher,
             trained=trained,
             check=lambda scalars: self._check_finite(scalars, progress),
         )
         if not self.capture_step:
-            return step
+            return self._over_batches(step, recorder, progress)
         reason = reason_against(step, self.config)
+        if self.batches is not None:
+            reason = "mini-batches differ in size"
         if reason is None:
             return CapturedStep(step, CudaGraph())
         notify(reason)
-        return step
+        return self._over_batches(step, recorder, progress)
+
+    def _over_batches(
+        self, step: Step, recorder: Recorder, progress: Progress
+    ) -> Step | BatchEpoch:
+        if self.batches is None:
+            return step
+        return BatchEpoch(step, self.batches, recorder, self._forward, progress)
 
     def _validate(self, progress: Progress) -> dict[str, float]:
         logits, kind, y = self._predict(), self.data.kind, self.data.y
@@ -231,7 +251,8 @@ class Distiller:
             assert self.teacher is not None
             self.objective.setup(self.teacher, capture.widths, self.training.graph)
         optimizer = make_optimizer(self.config, self.student, self.objective)
-        scheduler = make_scheduler(self.config, optimizer)
+        steps = self.config.epochs * (1 if self.batches is None else len(self.batches))
+        scheduler = make_scheduler(self.config, optimizer, steps)
         return Trained(self.student, self.objective, optimizer, scheduler)
 
     def _result(self, progress: Progress) -> DistillResult:
@@ -278,6 +299,7 @@ class Distiller:
             "student": hashlib.sha256(f"{self.student} {shapes}".encode()).hexdigest()[:12],
             "student_layers": layers,
             "objective": None if self.objective is None else repr(self.objective),
+            "batches": None if self.batches is None else repr(self.batches),
         }
 
     def _check_finite(self, scalars: dict[str, Tensor], progress: Progress) -> None:

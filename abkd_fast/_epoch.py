@@ -1,0 +1,71 @@
+"""One epoch over mini-batches: a step on each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+
+from torch import Tensor
+
+from abkd_fast._checkpoint import Progress
+from abkd_fast._step import Step
+from abkd_fast.batches import Batch, Batches
+from abkd_fast.capture import Capture, Recorder
+from abkd_fast.data import GraphData
+
+
+@dataclass
+class BatchEpoch:
+    r"""Runs ``step`` on every batch of an epoch.
+
+    Only the first B rows of a batch count, beside the teacher's rows of those nodes. With l of the
+    L training nodes among the M nodes of an epoch in a batch, the mean cross-entropy of the l is
+    weighted by :math:`l M / (L B)`: its expectation over batches is the mean over all training
+    nodes, though batches hold different numbers of them.
+
+    Attributes:
+        step: the step over all nodes, made over for every batch.
+        batches: where the batches come from.
+        recorder: of the student's states.
+        forward: the student's class scores on data.
+        progress: tells the epoch.
+    """
+
+    step: Step
+    batches: Batches
+    recorder: Recorder
+    forward: Callable[[GraphData], Tensor]
+    progress: Progress
+
+    def run(self) -> dict[str, float]:
+        """Make the steps; returns the means of their scalars over nodes, and the last rate."""
+        totals: dict[str, float] = {}
+        count, rate = 0, 0.0
+        for batch in self.batches.epoch(self.progress.epoch):
+            record = self._step_on(batch).run()
+            rate = record.pop("lr")
+            count += batch.batch_size
+            for name, value in record.items():
+                totals[name] = totals.get(name, 0.0) + batch.batch_size * value
+        return {name: total / count for name, total in totals.items()} | {"lr": rate}
+
+    def _step_on(self, batch: Batch) -> Step:
+        rows = slice(batch.batch_size)
+        train_mask = batch.data.train_mask[rows]
+        share = float(train_mask.float().mean())
+        return replace(
+            self.step,
+            collect=partial(self._collect, batch, rows),
+            y=batch.data.y[rows],
+            train_mask=train_mask,
+            nodes=batch.nodes[rows],
+            label_weight=share / self.batches.train_share,
+        )
+
+    def _collect(self, batch: Batch, rows: slice) -> Capture:
+        whole = self.recorder.collect(partial(self.forward, batch.data), batch.data.graph)
+        if batch.batch_size == batch.nodes.numel():
+            return whole
+        states = [state[rows] for state in whole.states]
+        return Capture(states, whole.logits[rows], whole.names)
