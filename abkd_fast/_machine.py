@@ -22,12 +22,13 @@ def format_bytes(size: float) -> str:
 def host_memory() -> int:
     """Bytes that this process could have: what is available and what it holds already.
 
-    Memory of the file cache counts as available. The limit of a container counts.
+    The file cache and swap count as available; the limit of a container counts.
     """
     held = resident_bytes()
     free = _field(Path("/proc/meminfo"), "MemAvailable:", 1024)
     if free is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    free += _field(Path("/proc/meminfo"), "SwapFree:", 1024) or 0
     limit = _number(_GROUP / "memory.max")
     if limit is not None:
         used = _number(_GROUP / "memory.current") or 0
@@ -37,12 +38,12 @@ def host_memory() -> int:
 
 
 def resident_bytes() -> int:
-    """Anonymous memory that this process holds now; pages of mapped files do not count."""
+    """Resident size of this process now."""
     try:
         pages = [int(part) for part in Path("/proc/self/statm").read_text().split()]
     except OSError:
         return 0
-    return (pages[1] - pages[2]) * os.sysconf("SC_PAGE_SIZE")
+    return pages[1] * os.sysconf("SC_PAGE_SIZE")
 
 
 def device_memory(device: torch.device) -> tuple[int, int]:

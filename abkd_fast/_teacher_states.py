@@ -197,5 +197,8 @@ def pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) ->
                 f"got {tensor.size(0)}"
             )
         check_finite(name, tensor)
-    empty = named[first].new_empty(named[first].size(0), 0, dtype=dtype)
-    return torch.cat([empty, *[state.detach().to(dtype) for state in states]], dim=1)
+    num_nodes, widths = named[first].size(0), [state.size(1) for state in states]
+    packed = named[first].new_empty(num_nodes, sum(widths), dtype=dtype)
+    for state, columns in zip(states, packed.split(widths, dim=1) if states else (), strict=True):
+        columns.copy_(state.detach())
+    return packed

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from abkd_fast._checks import check_choice
+from abkd_fast._teacher_states import check_storage
 from abkd_fast.data import ReadOptions
 from abkd_fast.data.registry import check_name
 from abkd_fast.distill import ABKD, KD
@@ -163,6 +165,27 @@ class KDConfig:
         KD(**asdict(self))  # its checks
 
 
+@dataclass(frozen=True)
+class CacheConfig:
+    """Where the teacher's hidden states are kept, and how."""
+
+    storage: str = "memory"
+    """memory; pinned (page-locked, needs a GPU); mmap: a file in --out, written layer by layer and
+    read in place, for states that do not fit in memory."""
+    dtype: str = "float32"
+    """float32, or bfloat16 for half the size."""
+
+    def __post_init__(self) -> None:
+        check_storage(self.storage)
+        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of that name."""
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+
 NARROW = ModelConfig(dropout=0.1, init="xavier")
 """Defaults for narrow students."""
 
@@ -224,6 +247,7 @@ class DistillConfig(DataConfig):
     """none, kd, abkd, or abkd+kd."""
     abkd: ABKDConfig = ABKDConfig()
     kd: KDConfig = KDConfig()
+    cache: CacheConfig = CacheConfig()
     student_options: ModelConfig = NARROW
     train: TrainConfig = NARROW_TRAINING
     teacher_options: ModelConfig = ModelConfig()

@@ -20,6 +20,7 @@ from abkd_fast._storage import write_atomically
 from abkd_fast.callbacks import ProgressBar
 from abkd_fast.capture import match_layers
 from abkd_fast.config import (
+    CacheConfig,
     DataConfig,
     DistillConfig,
     ModelConfig,
@@ -32,6 +33,7 @@ from abkd_fast.distill import KD, Objective
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
+from abkd_fast.plan import MemoryPlan, memory_plan
 from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
 from abkd_fast.task import MULTICLASS
@@ -60,6 +62,7 @@ def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     """Train a model on labels alone; writes ``teacher.safetensors`` and the report to ``out``."""
     data = load_data(config)
+    print(*_plan(config.model, data), sep="\n", flush=True)
     results = [
         _fit_seed(config.out, config.model, config.options, config.train, data, seed)
         for seed in range(config.seeds)
@@ -159,10 +162,10 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
     needs_states = objective is not None and objective.needs_states
     layers = config.teacher_layers if needs_states else ()
     if config.teacher_file is not None:
-        return _from_file(config.teacher_file, data, layers)
+        return _from_file(config, config.teacher_file, data, layers)
     if ":" in config.teacher:
         model = _call(config.teacher, data)
-        return TeacherCache.build(model, data, layers), config.teacher
+        return _cache(config, model, data, layers), config.teacher
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
@@ -179,7 +182,44 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
     out = config.teachers / f"{data.name}-{config.teacher}-{key}"
     if not (out / "teacher.safetensors").exists():
         train_teacher(replace(wanted, out=out), f"abkd-fast distill (teacher of {config.out})")
-    return _from_file(out / "teacher.safetensors", data, layers)
+    return _from_file(config, out / "teacher.safetensors", data, layers)
+
+
+def _cache(
+    config: DistillConfig,
+    teacher: nn.Module,
+    data: GraphData,
+    layers: str | Sequence[str] | None,
+) -> TeacherCache:
+    """The teacher's states, kept as the settings say; shows the memory that the run will need."""
+    print(*_plan(config.student, data, config, teacher, layers), sep="\n", flush=True)
+    dtype, storage = config.cache.torch_dtype, config.cache.storage
+    if storage == "mmap":
+        path = config.out / "teacher-cache.safetensors"
+        return TeacherCache.cached(path, teacher, data, storage, layers=layers, dtype=dtype)
+    return TeacherCache.build(teacher, data, layers, dtype, storage=storage)
+
+
+def _plan(
+    model: str,
+    data: GraphData,
+    config: DistillConfig | None = None,
+    teacher: nn.Module | None = None,
+    layers: str | Sequence[str] | None = None,
+) -> list[MemoryPlan]:
+    """Memory of training ``model``, on a teacher if there is one; ValueError if it cannot fit."""
+    with torch.device("meta"):
+        student = _about(model, ModelConfig(), data).build()
+    cache = CacheConfig() if config is None else config.cache
+    plans = memory_plan(
+        data,
+        student,
+        teacher,
+        teacher_layers=layers,
+        dtype=cache.torch_dtype,
+        storage=cache.storage,
+    )
+    return [plan.check() for plan in plans]
 
 
 def _check(config: DistillConfig, data: GraphData) -> None:
@@ -188,12 +228,13 @@ def _check(config: DistillConfig, data: GraphData) -> None:
     if objective is not None and objective.needs_states:
         _check_layers("student", config.student, None, data)
         if config.trains_teacher:
-            _check_layers("teacher", config.teacher, config.teacher_layers, data)
+            teacher = _check_layers("teacher", config.teacher, config.teacher_layers, data)
+            _plan(config.student, data, config, teacher, config.teacher_layers)
     config.out.mkdir(parents=True, exist_ok=True)
 
 
-def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> None:
-    """Raise SettingError unless the model has the layers that are to be aligned."""
+def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> nn.Module:
+    """The model without its weights; SettingError unless it has the layers to be aligned."""
     with torch.device("meta"):
         model = _about(spec, ModelConfig(), data).build()
     try:
@@ -201,10 +242,11 @@ def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> 
     except ValueError as error:
         found = "a hidden layer" if layers is None else "layers that match --teacher-layers"
         raise SettingError(f"{name} must have {found} for ABKD, got {spec}: {error}") from error
+    return model
 
 
 def _from_file(
-    path: Path, data: GraphData, layers: str | Sequence[str] | None
+    config: DistillConfig, path: Path, data: GraphData, layers: str | Sequence[str] | None
 ) -> tuple[TeacherCache, str]:
     model, about = load_model(path)
     if about.fingerprint != data.fingerprint():
@@ -212,7 +254,7 @@ def _from_file(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return TeacherCache.build(model, data, layers), about.spec
+    return _cache(config, model, data, layers), about.spec
 
 
 def _call(name: str, data: GraphData) -> nn.Module:

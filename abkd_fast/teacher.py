@@ -28,6 +28,7 @@ from abkd_fast._teacher_states import (
 )
 from abkd_fast.capture import Recorder, call_model, match_layers
 from abkd_fast.data import GraphData
+from abkd_fast.memory import empty_cache
 from abkd_fast.ops import Moments, teacher_moments
 
 
@@ -111,9 +112,11 @@ class TeacherCache:
                 capture = recorder.collect(lambda: call_model(teacher, data, forward), data.graph)
         finally:
             teacher.train(was_training)
-        packed = pack(capture.states, capture.logits, dtype)
+        widths, packed = capture.widths, pack(capture.states, capture.logits, dtype)
+        capture.states.clear()
+        empty_cache()  # their memory would be kept for results of the same sizes
         about = about_teacher(teacher, data, recorder.paths, dtype)
-        cache = cls(packed, capture.widths, capture.logits, *about)
+        cache = cls(packed, widths, capture.logits, *about)
         return cache.pinned().to(data.graph.device) if storage == "pinned" else cache
 
     @classmethod
@@ -138,6 +141,7 @@ class TeacherCache:
                 cache._write(temporary, spill.rows(cache.num_nodes), dtype)
 
         write_atomically(path, write)
+        empty_cache()
         return cls._read(path, verify=False).to(data.graph.device)
 
     @classmethod
