@@ -9,15 +9,13 @@ torch's sparse CSR. Sides take turns; values are compared without dropout, whose
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import costs
 import torch
 import torch.nn.functional as F
-from harness import machine_limits, take_turns, write_json
+from harness import graph_options, machine_limits, take_turns, write_json
 from peers.pyg import prepare
 from torch import Tensor
 from torch_geometric.nn import GCN2Conv
@@ -58,15 +56,7 @@ def step(layer: Layer, leaves: tuple[Tensor, ...], dout: Tensor, p: float) -> li
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--datasets", nargs="+", default=["cora", "pubmed"])
-    parser.add_argument("--widths", nargs="+", type=int, default=[4, 64, 256])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/conv-cpu.json"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    options = graph_options(__doc__, ["cora", "pubmed"], [4, 64, 256], "conv-cpu.json")
     limits, rows = machine_limits(), []
     for name in options.datasets:
         graph = data.load(name, root=options.root).graph

@@ -10,17 +10,15 @@ peer whose values or gradients are wrong is named and not timed.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import costs
 import numpy as np
 import torch
-from bench_spmm import load_graph
-from harness import machine_limits, take_turns, write_json
+from bench_spmm import load_graphs
+from harness import graph_options, machine_limits, take_turns, write_json
 from torch import Tensor
 
 from abkd_fast.metrics import quantiles
@@ -122,21 +120,10 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--datasets", nargs="+", default=["pubmed", "amazon-photo", "ogbn-arxiv"])
-    parser.add_argument("--widths", nargs="+", type=int, default=[16, 64])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/segment-cpu.json"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    datasets = ["pubmed", "amazon-photo", "ogbn-arxiv"]
+    options = graph_options(__doc__, datasets, [16, 64], "segment-cpu.json")
     limits, rows = machine_limits(), []
-    for name in options.datasets:
-        graph = load_graph(name, options.root)
-        if graph is None:
-            print(f"{name}: not found, left out")
-            continue
+    for name, graph in load_graphs(options.datasets, options.root):
         indptr = graph.add_self_loops().rowptr.long()
         cases = [(w, d, r, b) for w in options.widths for d in DTYPES for r in REDUCTIONS
                  for b in (False, True)]  # fmt: skip

@@ -12,11 +12,10 @@ sets are read from ABKD_DATA too, and left out where they are missing.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -25,7 +24,7 @@ import numpy as np
 import scipy.io
 import scipy.sparse
 import torch
-from harness import machine_limits, take_turns, write_json
+from harness import graph_options, machine_limits, take_turns, write_json
 from torch import Tensor
 
 from abkd_fast import CSRGraph, data
@@ -58,6 +57,16 @@ def load_graph(name: str, root: Path | None) -> CSRGraph | None:
     found = scipy.sparse.csr_array(found)
     row, col = ((found + found.T) != 0).nonzero()
     return CSRGraph.from_edge_index(torch.from_numpy(np.stack([row, col])).long(), found.shape[0])
+
+
+def load_graphs(names: list[str], root: Path | None) -> Iterator[tuple[str, CSRGraph]]:
+    """(name, graph) of those that are found; says which are not."""
+    for name in names:
+        graph = load_graph(name, root)
+        if graph is None:
+            print(f"{name}: not found, left out")
+        else:
+            yield name, graph
 
 
 def sides(graph: CSRGraph) -> dict[str, Side]:
@@ -116,21 +125,10 @@ def check(runs: dict[str, Side], graph: CSRGraph, x: Tensor, backward: bool) -> 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--datasets", nargs="+", default=[*DATASETS, *FILES])
-    parser.add_argument("--widths", nargs="+", type=int, default=[16, 32, 64, 128, 256, 512])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/spmm-cpu.json"))
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    widths = [16, 32, 64, 128, 256, 512]
+    options = graph_options(__doc__, [*DATASETS, *FILES], widths, "spmm-cpu.json")
     limits, rows = machine_limits(), []
-    for name in options.datasets:
-        graph = load_graph(name, options.root)
-        if graph is None:
-            print(f"{name}: not found, left out")
-            continue
+    for name, graph in load_graphs(options.datasets, options.root):
         graph = graph.gcn_norm()
         graph.t()
         all_sides = sides(graph)

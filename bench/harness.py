@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import resource
@@ -26,6 +27,22 @@ ALLOCATORS = {
 }
 
 COPIES_MB = (1, 4, 16, 64, 1024)
+
+
+def graph_options(
+    description: str, datasets: list[str], widths: list[int], out: str
+) -> argparse.Namespace:
+    """The flags of a benchmark over graphs and widths, whose threads are set."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=datasets)
+    parser.add_argument("--widths", nargs="+", type=int, default=widths)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
+    parser.add_argument("--out", type=Path, default=Path("bench/results") / out)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    return options
 
 
 def minor_faults() -> int:

@@ -15,12 +15,13 @@ _DTYPES = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 
 class RowBlocks(NamedTuple):
-    """Shape of a program over rows of edges."""
+    """Shape of a program over rows of edges, and which rows are split."""
 
     rows: int
     edges: int  # of every row at a time: that many reads are under way
     features: int
     warps: int
+    chunk: int  # edges above which a row is split into as many each; 0: no row is
 
 
 def tl_dtype(dtype: torch.dtype) -> tl.dtype:
@@ -28,7 +29,7 @@ def tl_dtype(dtype: torch.dtype) -> tl.dtype:
     return _DTYPES[dtype]
 
 
-def row_blocks(x: Tensor, degree: float) -> RowBlocks:
+def row_blocks(x: Tensor, degree: float, chunk: int) -> RowBlocks:
     """Blocks for features x [*, F] of rows with ``degree`` edges on average.
 
     A program of one warp needs no barriers, and waits for no row but its own; 16 elements a thread
@@ -39,13 +40,16 @@ def row_blocks(x: Tensor, degree: float) -> RowBlocks:
     edges = 2 if degree < 3 else 4 if degree < 24 else 8
     warps = 2 if features * x.element_size() > 512 else 1
     rows = min(max(warps * (256 if wide else 512) // (edges * features), 1), 16)
-    return RowBlocks(rows, edges, features, warps)
+    return RowBlocks(rows, edges, features, warps, chunk)
 
 
 def row_candidates(default: RowBlocks) -> list[RowBlocks]:
-    """Other blocks worth timing: more or fewer rows and edges at a time, more warps."""
-    return [
-        RowBlocks(max(warps * 512 // (edges * default.features), 1), edges, default.features, warps)
+    """Other blocks worth timing: more or fewer rows and edges at a time, warps and hubs."""
+    split = [default._replace(chunk=chunk) for chunk in (256, 512, 1024, 2048) if default.chunk]
+    return split + [
+        default._replace(
+            rows=max(warps * 512 // (edges * default.features), 1), edges=edges, warps=warps
+        )
         for warps in (1, 2, 4)
         for edges in (2, 4, 8, 16)
     ]

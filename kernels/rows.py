@@ -13,9 +13,17 @@ import triton
 import triton.language as tl
 
 
-def chunk_size(edges: int) -> int:
-    """Edges above which a row is split; 0 where no row can have that many."""
-    chunk = 256 if edges < 2**20 else 1024
+def chunk_size(rows: int, edges: int) -> int:
+    """Edges above which a row is split; 0 where no row can have that many.
+
+    In a large matrix sixteen times the mean degree, so that few rows are split and partial results
+    take no more than an eighth of the output; within limits, below which splitting costs more than
+    it evens out and above which one row would keep a program busy after the others are done. A
+    small matrix has few programs: there, rows are split early.
+    """
+    chunk = 256
+    if edges >= 2**20:
+        chunk = min(max(triton.next_power_of_2(16 * edges // max(rows, 1)), 256), 1024)
     return chunk if edges > chunk else 0
 
 

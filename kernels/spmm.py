@@ -116,10 +116,10 @@ def sum_rows(
         def run(blocks: tuple[int, ...]) -> None:
             block = RowBlocks(*blocks)
             programs = triton.cdiv(rows, block.rows)
-            _launch(operands, x, out, edges, chunk_size(edges), block, mean, programs)
+            _launch(operands, x, out, edges, block, mean, programs)
 
         op = "spmm" if perm is None else "spmm_extremum_dx"
-        default = row_blocks(x, edges / rows)
+        default = row_blocks(x, edges / rows, chunk_size(rows, edges))
         run(tuned(op, x, edges / rows, default, row_candidates(default), run))
     return out
 
@@ -131,12 +131,13 @@ def sum_hubs(
 
     Of [num_rows, F] only the rows of more edges than the second result are written.
     """
-    chunk = chunk_size(col.numel())
+    rows = rowptr.numel() - 1
+    chunk = chunk_size(rows, col.numel())
     if chunk == 0 or x.size(1) == 0:
         return None, 0
-    out = x.new_empty(rowptr.numel() - 1, x.size(1))
-    block = row_blocks(x, chunk)
-    _launch((rowptr, col, value, None, None), x, out, col.numel(), chunk, block, False, 0)
+    out = x.new_empty(rows, x.size(1))
+    block = row_blocks(x, chunk, chunk)
+    _launch((rowptr, col, value, None, None), x, out, col.numel(), block, False, 0)
     return out, chunk
 
 
@@ -145,13 +146,12 @@ def _launch(
     x: Tensor,
     out: Tensor,
     edges: int,
-    chunk: int,
     block: RowBlocks,
     mean: bool,
     row_programs: int,
 ) -> None:
     """Launch for the rows and the chunks of hubs; operands from rowptr to arg, as the kernel's."""
-    rows, width = out.shape
+    (rows, width), chunk = out.shape, block.chunk
     acc = accumulation_dtype(x)
     chunks = triton.cdiv(edges, chunk) if chunk else 0
     partial = x.new_empty(2 * chunks, width, dtype=acc) if chunk else None

@@ -147,7 +147,7 @@ def extremum_of_rows(
     def run(blocks: tuple[int, ...]) -> None:
         _launch((rowptr, col, value, x, out, kept), edges, RowBlocks(*blocks), maximum)
 
-    default = row_blocks(x, edges / rows)
+    default = row_blocks(x, edges / rows, chunk_size(rows, edges))
     run(tuned("spmm_extremum", x, edges / rows, default, row_candidates(default), run))
     return out, arg
 
@@ -157,7 +157,7 @@ def _launch(
 ) -> None:
     rowptr, _, _, x, out, arg = operands
     assert rowptr is not None and x is not None and out is not None
-    (rows, width), chunk, acc = out.shape, chunk_size(edges), accumulation_dtype(x)
+    (rows, width), chunk, acc = out.shape, block.chunk, accumulation_dtype(x)
     chunks = triton.cdiv(edges, chunk) if chunk else 0
     partial = x.new_empty(2 * chunks, width, dtype=acc) if chunk else None
     partial_arg = rowptr.new_empty(2 * chunks, width, dtype=int64) if chunk else None

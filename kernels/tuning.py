@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 import triton
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 Blocks = tuple[int, ...]
 
@@ -35,7 +36,7 @@ def tuned(
         return default
     key = _key(op, x, degree)
     table = _table(_path())
-    if key not in table:
+    if len(table.get(key, ())) != len(default):  # unknown, or of an earlier version
         capturing = torch.cuda.is_current_stream_capturing()
         if os.environ.get("ABKD_AUTOTUNE") != "1" or capturing:
             return default
@@ -45,13 +46,19 @@ def tuned(
 
 
 def fastest(run: Callable[[Blocks], object], candidates: list[Blocks]) -> Blocks:
-    """The candidate of the least median time; the first of equals."""
+    """The candidate of the least median time; the first of equals.
+
+    Those that take more of a multiprocessor than the GPU has are passed over.
+    """
     times = [_time(functools.partial(run, blocks)) for blocks in candidates]
     return candidates[times.index(min(times))]
 
 
 def _time(run: Callable[[], object]) -> float:
-    return triton.testing.do_bench(run, return_mode="median")
+    try:
+        return triton.testing.do_bench(run, return_mode="median")
+    except OutOfResources:
+        return float("inf")
 
 
 def _key(op: str, x: Tensor, degree: float) -> str:

@@ -39,6 +39,15 @@ def test_every_operator_has_samples():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("op", ["spmm", "linear"])
+def test_what_the_autotuner_would_time_compiles(op, tmp_path):
+    done = compile_kernels(tmp_path, "--op", op, "--arch", "80", "--candidates")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
+    default = compile_kernels(tmp_path, "--op", op, "--arch", "80")
+    assert len(done.stdout.splitlines()) > 4 * len(default.stdout.splitlines()) > 0
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("op", list(kernels.MODULES))
 def test_default_configurations_compile_for_every_target_and_do_not_spill(op, tmp_path):
     done = compile_kernels(tmp_path, "--op", op)

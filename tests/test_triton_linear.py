@@ -5,10 +5,10 @@ import torch
 from triton_cases import DEVICE, needs_triton
 
 import abkd_fast
-from abkd_fast import reference
+from abkd_fast import nn, reference
 from abkd_fast.ops import linear
 from abkd_fast.reference.linear import op_linear, op_linear_backward
-from abkd_fast.testing import assert_no_worse
+from abkd_fast.testing import assert_no_worse, sample_graph
 
 pytestmark = needs_triton
 SHAPES = [(0, 3, 2), (1, 1, 1), (5, 7, 3), (300, 33, 17), (40, 9, 130), (33, 150, 5)]
@@ -96,6 +96,25 @@ def test_many_parts_of_the_nodes_add_up():
     for what, a, b, c in zip(("dx", "dweight", "dbias"), got, exact, plain, strict=True):
         assert_no_worse(a, b, c, what)
     assert got[0].numel() == 0
+
+
+@pytest.mark.parametrize("name", ["no-edges", "isolated", "tall", "hub", "power-law"])
+def test_sparse_inputs_dropped_on_their_values(name):
+    """act(drop(X) W^T + b) of CSR features is spmm with the weight for features."""
+    features = sample_graph(name, torch.float32)
+    layer = nn.Linear(features.num_src, 6, act="relu").to(DEVICE)
+    dout = torch.randn(features.num_dst, 6)
+    dropped = reference.dropout(features.value, 0.4, 5, layer=3)
+    dense = features.with_value(dropped).to_dense()
+    parameters = [layer.weight, layer.bias]
+    found = layer(nn.dropout(features.to(DEVICE), 0.4, True, torch.tensor(5), 3))
+    got = [found, *torch.autograd.grad(found, parameters, dout.to(DEVICE))]
+    given = (dense, layer.weight.detach().cpu(), layer.bias.detach().cpu())
+    exact = results(reference.linear, given, dout, "relu", torch.float64)
+    plain = results(reference.linear, given, dout, "relu", torch.float32)
+    del exact[1], plain[1]  # of the features
+    for what, a, b, c in zip(("out", "dweight", "dbias"), got, exact, plain, strict=True):
+        assert_no_worse(a.detach().cpu(), b, c, what)
 
 
 def test_nan_passes_relu():
