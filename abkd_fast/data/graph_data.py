@@ -68,7 +68,7 @@ class GraphData:
             raise ValueError("graph must have at least one node, got 0")
         self._check_relations()
         if self.x is not None:
-            self._check_features()
+            self._check_features(self.x)
         check_tensor("y", self.y, dim=1, dtypes=[torch.int64], device=self.graph.device)
         self._check_length("y", self.y.numel())
         self._check_masks()
@@ -93,21 +93,21 @@ class GraphData:
                 raise ValueError(f"other_x[{kind!r}] must be {expected} as x, got {list(x.shape)}")
             check_finite(f"other_x[{kind!r}]", x)
 
-    def _check_features(self) -> None:
-        if isinstance(self.x, CSRGraph):
-            if self.x.value is None:
+    def _check_features(self, x: Tensor | CSRGraph) -> None:
+        if isinstance(x, CSRGraph):
+            if x.value is None:
                 raise ValueError(
                     "x must have weights, got an unweighted CSRGraph; use "
                     "x.with_value(torch.ones(x.num_edges))"
                 )
-            if self.x.device != self.graph.device:
-                raise ValueError(f"x must be on {self.graph.device}, got {self.x.device}")
-            self._check_length("x", self.x.num_dst)
-            check_finite("x.value", self.x.value)
+            if x.device != self.graph.device:
+                raise ValueError(f"x must be on {self.graph.device}, got {x.device}")
+            self._check_length("x", x.num_dst)
+            check_finite("x.value", x.value)
         else:
-            check_tensor("x", self.x, dim=2, dtypes=FLOATS, device=self.graph.device)
-            self._check_length("x", self.x.size(0))
-            check_finite("x", self.x)
+            check_tensor("x", x, dim=2, dtypes=FLOATS, device=self.graph.device)
+            self._check_length("x", x.size(0))
+            check_finite("x", x)
         if self.num_features == 0:
             raise ValueError("x must have at least one feature, got 0")
 
@@ -200,15 +200,14 @@ class GraphData:
 
     def to(self, device: torch.device | str) -> GraphData:
         """The same data on another device."""
-        masks = {f"{split}_mask": mask.to(device) for split, mask in self._masks()}
         x = None if self.x is None else self.x.to(device)
         graph, y = self.graph.to(device), self.y.to(device)
-        typed: dict[str, Any] = {
+        rest: dict[str, Any] = {f"{split}_mask": m.to(device) for split, m in self._masks()}
+        rest |= {
             "relations": None if self.relations is None else self.relations.to(device),
             "other_x": {kind: value.to(device) for kind, value in self.other_x.items()},
         }
-        about: dict[str, Any] = {"name": self.name, "synthetic": self.synthetic}
-        return GraphData(x, graph, y, **masks, **about, **typed)
+        return GraphData(x, graph, y, name=self.name, synthetic=self.synthetic, **rest)
 
     def fingerprint(self) -> str:
         """SHA-256 over graph, x, y and the split: equal data have equal fingerprints."""
