@@ -186,11 +186,8 @@ class RelationalGraph:
 
     def homogeneous(self) -> tuple[Tensor, Tensor]:
         """(edge_index [2, E], edge_type [E]) over all nodes, as PyG's RGCNConv takes them."""
-        index = torch.cat(
-            [torch.zeros(2, 0, dtype=torch.int64, device=self.device)]
-            + [self._edges(r) for r in range(self.num_relations)],
-            dim=1,
-        )
+        none = torch.zeros(2, 0, dtype=torch.int64, device=self.device)
+        index = torch.cat([none, *map(self._edges, range(self.num_relations))], dim=1)
         counts = torch.tensor(self.num_edges_of, dtype=torch.int64)
         return index, torch.arange(self.num_relations).repeat_interleave(counts).to(self.device)
 
@@ -205,7 +202,7 @@ class RelationalGraph:
         """SHA-256 over types, relations and edges: equal graphs have equal fingerprints."""
         about = (self.num_nodes, self.relations, self.num_src, self.num_edges_of)
         digest = hashlib.sha256(repr(about).encode())
-        for part in (self.stack.ptr, self.stack.row, self.stack.col):
+        for part in self.stack.tensors()[:3]:
             digest.update(tensor_bytes(part.long()))
         return digest.hexdigest()
 

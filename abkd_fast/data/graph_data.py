@@ -80,7 +80,7 @@ class GraphData:
             raise ValueError("graph must have at least one node, got 0")
         self._check_relations()
         if self.x is not None:
-            self._check_features()
+            self._check_features(self.x)
         check_choice("task", self.task, list(TASKS))
         check_tensor("y", self.y, device=self.graph.device)
         self.kind.check_labels(self.y, self.num_rows)
@@ -106,19 +106,19 @@ class GraphData:
                 raise ValueError(f"other_x[{kind!r}] must be {expected} as x, got {list(x.shape)}")
             check_finite(f"other_x[{kind!r}]", x)
 
-    def _check_features(self) -> None:
-        if isinstance(self.x, CSRGraph):
-            if self.x.value is None:
+    def _check_features(self, x: Tensor | CSRGraph) -> None:
+        if isinstance(x, CSRGraph):
+            if x.value is None:
                 raise ValueError(
                     "x must have weights, got an unweighted CSRGraph; use "
                     "x.with_value(torch.ones(x.num_edges))"
                 )
-            if self.x.device != self.graph.device:
-                raise ValueError(f"x must be on {self.graph.device}, got {self.x.device}")
-            self._check_length("x", self.x.num_dst)
-            check_finite("x.value", self.x.value)
+            if x.device != self.graph.device:
+                raise ValueError(f"x must be on {self.graph.device}, got {x.device}")
+            self._check_length("x", x.num_dst)
+            check_finite("x.value", x.value)
         else:
-            x = check_tensor("x", self.x, dim=2, dtypes=FLOATS, device=self.graph.device)
+            check_tensor("x", x, dim=2, dtypes=FLOATS, device=self.graph.device)
             self._check_length("x", x.size(0))
             check_finite("x", x)
         if self.num_features == 0:

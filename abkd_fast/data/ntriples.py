@@ -15,7 +15,7 @@ from abkd_fast.relational_graph import RelationalGraph
 
 _NODE = r"<[^<>\s]*>|_:\S+"
 _LITERAL = r'"(?:[^"\\]|\\.)*"(?:@[A-Za-z0-9-]+|\^\^<[^<>\s]*>)?'
-_TRIPLE = re.compile(rf"\s*({_NODE})\s+(<[^<>\s]*>)\s+({_NODE}|{_LITERAL})\s*\.\s*(?:#.*)?")
+_TRIPLE = re.compile(rf"({_NODE})\s+(<[^<>\s]*>)\s+({_NODE}|{_LITERAL})\s*\.\s*(?:#.*)?")
 _LONGEST = 1 << 20  # characters of a line
 
 
@@ -56,7 +56,7 @@ def _triples(path: Path) -> Iterator[tuple[str, str, str]]:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(iter(lambda: file.readline(_LONGEST), ""), start=1):
-                found = _TRIPLE.fullmatch(line)
+                found = _TRIPLE.fullmatch(line.strip())
                 if found is not None:
                     yield found[1], found[2], found[3]
                 elif line.strip() and not line.lstrip().startswith("#"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from abkd_fast.data.graph_data import GraphData
 from abkd_fast.data.npy import NpzFile, read_npy
 from abkd_fast.data.ntriples import read_ntriples
 from abkd_fast.data.sources import locate
+from abkd_fast.data.splits import masks_from_nodes
 from abkd_fast.graph import CSRGraph
 from abkd_fast.relational_graph import RelationalGraph
 
@@ -44,10 +44,10 @@ def aifb(
     generator = torch.Generator().manual_seed(split_seed)
     persons = torch.tensor(sorted(train))[torch.randperm(len(train), generator=generator)]
     held_out = max(1, round(validation * len(train)))
-    parts = persons[held_out:], persons[:held_out], torch.tensor(sorted(test))
+    parts = {"train": persons[held_out:], "val": persons[:held_out], "test": sorted(test)}
+    masks = masks_from_nodes(len(y), **parts)
     everything = CSRGraph.from_edge_index(graph.homogeneous()[0], graph.num_dst)
-    masks = _masks(len(y), *parts)
-    return GraphData(None, everything, y, **masks, name="aifb", relations=graph)
+    return GraphData(None, everything, y, *masks, name="aifb", relations=graph)
 
 
 def acm(*, root: str | Path | None = None, labels_per_class: int = 20) -> GraphData:
@@ -75,14 +75,15 @@ def acm(*, root: str | Path | None = None, labels_per_class: int = 20) -> GraphD
     }
     pap = _sparse(path("pap.npz")).tocoo()
     graph = graph_from_edges(pap.col, pap.row, len(x), self_loops=False)
-    parts = [
-        torch.from_numpy(read_npy(path(f"{split}_{labels_per_class}.npy")).astype(np.int64))
+    nodes = {
+        split: read_npy(path(f"{split}_{labels_per_class}.npy"))
         for split in ("train", "val", "test")
-    ]
+    }
     with blame(path("pa.txt").parent):
         relations = RelationalGraph.from_relations(counts, edges).with_reverse()
-        data = GraphData(x, graph, y, **_masks(len(y), *parts), name="acm-hetero")
-        return replace(data, relations=relations, other_x={"author": author_x})
+        masks = masks_from_nodes(len(y), **nodes)
+        typed: dict[str, Any] = {"relations": relations, "other_x": {"author": author_x}}
+        return GraphData(x, graph, y, *masks, name="acm-hetero", **typed)
 
 
 def _persons(path: Path, node: dict[str, int]) -> dict[int, str]:
@@ -126,12 +127,3 @@ def _sparse(path: Path) -> Any:
     data, row, col, shape = (npz.read(name) for name in ("data", "row", "col", "shape"))
     with blame(path):
         return scipy.sparse.coo_array((data, (row, col)), shape=tuple(shape.tolist()))
-
-
-def _masks(num_nodes: int, *parts: Tensor) -> dict[str, Any]:
-    """Masks of the nodes for training, validation and test."""
-    masks = {}
-    for split, part in zip(("train", "val", "test"), parts, strict=True):
-        masks[f"{split}_mask"] = torch.zeros(num_nodes, dtype=torch.bool)
-        masks[f"{split}_mask"][part] = True
-    return masks

@@ -10,15 +10,12 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from abkd_fast._backend import register
-from abkd_fast._checks import FLOATS, check_choice, check_tensor
+from abkd_fast.ops._relational_checks import ORDERS, check_arguments
 from abkd_fast.ops.linear import linear
 from abkd_fast.ops.spmm import spmm
 from abkd_fast.reference.relational import expanded, op_relational, op_relational_backward
 from abkd_fast.relational_graph import RelationalGraph
 
-ACTIVATIONS = ("none", "relu")
-AGGREGATIONS = ("mean", "sum")
-ORDERS = ("aggregate_first", "transform_first")
 _GATHER, _ROW = 8, 8  # cost of a gathered element and of one written, in multiply-adds
 
 
@@ -70,7 +67,7 @@ def relational(
     Raises:
         ValueError: shapes, dtypes or options do not fit.
     """
-    _check(graph, x, weight, root, bias, x_root, comp, aggr, act, order)
+    check_arguments(graph, x, weight, root, bias, x_root, comp, aggr, act, order)
     if x is None:
         out = _embedded(graph, weight, root, bias, comp, aggr)
         out = out[: _count(graph, targets_only)]
@@ -254,87 +251,6 @@ def _roots(graph: RelationalGraph, by_type: bool, targets_only: bool) -> tuple[i
             found += [kind, start, count]
         start += count
     return tuple(found)
-
-
-def _check(
-    graph: RelationalGraph,
-    x: Tensor | None,
-    weight: Tensor,
-    root: Tensor | None,
-    bias: Tensor | None,
-    x_root: Tensor | None,
-    comp: Tensor | None,
-    aggr: str,
-    act: str,
-    order: str | None,
-) -> None:
-    if not isinstance(graph, RelationalGraph):
-        raise ValueError(
-            f"graph must be a RelationalGraph, got {type(graph).__name__}; "
-            "build one with RelationalGraph.from_edge_type() or another from_*() method"
-        )
-    check_choice("aggr", aggr, AGGREGATIONS)
-    check_choice("act", act, ACTIVATIONS)
-    if order is not None:
-        check_choice("order", order, ORDERS)
-    check_tensor("weight", weight, dtypes=FLOATS, device=graph.device)
-    dtypes = (weight.dtype,)
-    width, width_out = _widths(graph, weight, comp)
-    if comp is not None:
-        check_tensor("comp", comp, dim=2, dtypes=dtypes, device=graph.device)
-        if list(comp.shape) != [graph.num_relations, weight.size(0)]:
-            shape = [graph.num_relations, weight.size(0)]
-            raise ValueError(f"comp must be [R, B] = {shape}, got {list(comp.shape)}")
-    rows = graph.num_src
-    if x is not None:
-        check_tensor("x", x, dim=2, dtypes=dtypes, device=graph.device)
-        rows = x.size(0)
-        if list(x.shape) != [graph.num_src, width]:
-            raise ValueError(
-                f"x must be [num_src={graph.num_src}, in={width}], got {list(x.shape)}"
-            )
-    elif width != graph.num_src:
-        raise ValueError(
-            f"weight must have in = num_src = {graph.num_src} rows a relation where x is None, "
-            f"got {width}"
-        )
-    elif weight.dim() == 4:
-        raise ValueError("weight must not be in blocks where x is None; use bases (comp)")
-    if x_root is not None:
-        check_tensor("x_root", x_root, dim=2, dtypes=dtypes, device=graph.device)
-        rows, width = x_root.shape
-        if x is None:
-            raise ValueError("x_root must be left out where x is None")
-    if root is not None and rows != graph.num_dst:
-        raise ValueError(
-            f"x_root must be [N={graph.num_dst}, in_root] where there is a root, got {rows} rows"
-        )
-    types = len(graph.num_nodes)
-    shapes = {"root": [width, width_out], "bias": [width_out]}
-    for name, given in (("root", root), ("bias", bias)):
-        if given is None:
-            continue
-        check_tensor(name, given, dtypes=dtypes, device=graph.device)
-        wanted = [shapes[name]] if x is None else [shapes[name], [types, *shapes[name]]]
-        if list(given.shape) not in wanted:
-            shown = " or ".join(map(str, wanted))
-            raise ValueError(f"{name} must be {shown}, got {list(given.shape)}")
-
-
-def _widths(graph: RelationalGraph, weight: Tensor, comp: Tensor | None) -> tuple[int, int]:
-    """in and out of the weights."""
-    relations = graph.num_relations
-    shape = list(weight.shape)
-    fits = weight.dim() == 3 and (comp is not None or shape[0] == relations)
-    if weight.dim() == 4 and comp is None:
-        fits = shape[0] == relations
-        shape = [shape[0], shape[1] * shape[2], shape[1] * shape[3]]
-    if not fits or weight.numel() == 0 and relations > 0:
-        raise ValueError(
-            f"weight must be [R={relations}, in, out], bases [B, in, out] with comp, or blocks "
-            f"[R={relations}, B, in / B, out / B], got {list(weight.shape)}"
-        )
-    return shape[1], shape[2]
 
 
 def _like_rows(*arguments: Any) -> Tensor:
