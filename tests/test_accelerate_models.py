@@ -324,8 +324,9 @@ def test_copies_and_files():
     assert doubled(x.double(), EDGES).dtype == torch.float64
 
 
-# torch.compile itself instantiates the Function class.
+# torch.compile itself instantiates the Function class, and looks for the gradient of any tensor.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_models():
     torch._dynamo.reset()
     model, x = pyg.GCN(6, 8, num_layers=2, out_channels=3), features()
