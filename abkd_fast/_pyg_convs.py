@@ -65,6 +65,8 @@ class _Accelerated(pyg.MessagePassing):
             return f"x is {x.dtype} on {x.device.type}"
         if torch.is_autocast_enabled(x.device.type):
             return "autocast is on"
+        if torch.jit.is_tracing():
+            return "a trace would keep this graph for good"
         if weight is not None and weight.dtype != x.dtype:
             return f"edge_weight is {weight.dtype}, x is {x.dtype}"
         if any(parameter.dtype != x.dtype for parameter in self.parameters()):

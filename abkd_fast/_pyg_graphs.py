@@ -53,7 +53,7 @@ class Kept:
             refs = tuple(weakref.ref(source, lambda _: self._drop(key)) for source in given)
         self._found[key] = (refs, state, result)  # at the end: the first is the least recent
         while len(self._found) > self.size:
-            self._drop(next(iter(self._found)))
+            self._drop(next(iter(self._found), None))
         return result
 
     def _drop(self, key: Hashable) -> None:

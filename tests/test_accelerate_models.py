@@ -282,6 +282,15 @@ def test_autocast_runs_pygs_code():
     assert torch.equal(out, expected) and out.dtype == expected.dtype
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_model_takes_other_graphs():
+    conv, x, other = accelerate(pyg.SAGEConv(6, 3)), features().detach(), EDGES.flip(0)
+    with pytest.warns(UserWarning, match="a trace would keep this graph for good"):
+        traced = torch.jit.trace(conv, (x, EDGES))
+    torch.testing.assert_close(traced(x, other), conv(x, other))
+
+
 def test_explanations_see_single_messages():
     from torch_geometric.explain import Explainer, GNNExplainer
 
