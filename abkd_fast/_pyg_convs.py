@@ -22,9 +22,11 @@ from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from abkd_fast import ops
 from abkd_fast._checks import FLOATS
+from abkd_fast._pyg_features import sparse_form
 from abkd_fast._pyg_graphs import SPARSE, adjacency, is_edge_index, normalised, pattern
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
+from abkd_fast.nn.linear import linear
 from abkd_fast.nn.sage_conv import sage
 
 _STEPS = ("forward", "message", "aggregate", "message_and_aggregate", "update")
@@ -63,6 +65,8 @@ class _Accelerated(pyg.MessagePassing):
             return f"x is {x.dtype} on {x.device.type}"
         if torch.is_autocast_enabled(x.device.type):
             return "autocast is on"
+        if torch.jit.is_tracing():
+            return "a trace would keep this graph for good"
         if weight is not None and weight.dtype != x.dtype:
             return f"edge_weight is {weight.dtype}, x is {x.dtype}"
         if any(parameter.dtype != x.dtype for parameter in self.parameters()):
@@ -149,9 +153,12 @@ class GCNConv(_Accelerated, pyg.GCNConv):
             _notice(self, why, edge_index)
             return super().forward(x, edge_index, edge_weight)
         graph = _gcn_graph(self, x, edge_index, edge_weight)
-        if _fused(self.lin) and self.lin.bias is None:
-            return ops.conv(graph, x, transposed(self.lin.weight), self.bias)[0]
-        return ops.conv(graph, self.lin(x), None, self.bias)[0]
+        if not _fused(self.lin) or self.lin.bias is not None:
+            return ops.conv(graph, self.lin(x), None, self.bias)[0]
+        x = sparse_form(x)
+        if isinstance(x, CSRGraph):
+            return ops.conv(graph, linear(x, self.lin.weight, None, "none"), None, self.bias)[0]
+        return ops.conv(graph, x, transposed(self.lin.weight), self.bias)[0]
 
 
 class GCN2Conv(_Accelerated, pyg.GCN2Conv):
@@ -192,15 +199,19 @@ class SAGEConv(_Accelerated, pyg.SAGEConv):
         graph = adjacency(edge_index, (source.size(0), num_dst), None, self.flow, source.dtype)
         if self.project:
             source = self.lin(source).relu()
-        root = root if self.root_weight else None
-        aggr = _REDUCTIONS[self.aggr]
-        if _fused(self.lin_l) and (root is None or _fused(self.lin_r)):
-            root_weight = None if root is None else self.lin_r.weight
-            out = sage(graph, source, root, self.lin_l.weight, self.lin_l.bias, root_weight, aggr)
-        else:
-            out = self.lin_l(ops.spmm(graph, source, aggr))
-            out = out if root is None else out + self.lin_r(root)
+        out = self._aggregated(graph, source, root if self.root_weight else None)
         return F.normalize(out, dim=-1) if self.normalize else out
+
+    def _aggregated(self, graph: CSRGraph, source: Tensor, root: Tensor | None) -> Tensor:
+        aggr = _REDUCTIONS[self.aggr]
+        if not _fused(self.lin_l) or (root is not None and not _fused(self.lin_r)):
+            out = self.lin_l(ops.spmm(graph, source, aggr))
+            return out if root is None else out + self.lin_r(root)
+        weights = (self.lin_l.weight, self.lin_l.bias)
+        x = sparse_form(source) if aggr in ("sum", "mean") else source
+        if root is None:
+            return sage(graph, x, None, *weights, None, aggr)
+        return sage(graph, x, x if root is source else root, *weights, self.lin_r.weight, aggr)
 
     def _pair_obstacle(self, source: Any, root: Any, edges: Any, size: Any) -> str | None:
         if root is not None and root is not source:

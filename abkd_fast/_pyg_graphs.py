@@ -7,9 +7,9 @@ torch does not count (through ``.data`` or numpy) are not seen.
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +24,7 @@ from abkd_fast.graph import CSRGraph
 
 SPARSE = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 _Result = TypeVar("_Result")
+_Method = TypeVar("_Method", bound=Callable[..., CSRGraph])
 _Found = tuple[tuple["weakref.ref[Any]", ...], Hashable, Any]
 
 
@@ -52,7 +53,7 @@ class Kept:
             refs = tuple(weakref.ref(source, lambda _: self._drop(key)) for source in given)
         self._found[key] = (refs, state, result)  # at the end: the first is the least recent
         while len(self._found) > self.size:
-            self._drop(next(iter(self._found)))
+            self._drop(next(iter(self._found), None))
         return result
 
     def _drop(self, key: Hashable) -> None:
@@ -94,7 +95,20 @@ def is_edge_index(edges: Any) -> bool:
     return edges.dim() == 2 and edges.size(0) == 2 and edges.dtype in INDICES
 
 
-@torch.compiler.disable
+def _outside_compiled_code(method: _Method) -> _Method:
+    """Make the graph between compiled pieces, with the transpose that their backward walks."""
+
+    @functools.wraps(method)
+    def call(*args: Any) -> CSRGraph:
+        graph = method(*args)
+        if torch.is_grad_enabled():
+            graph.transposed()
+        return graph
+
+    return torch.compiler.disable(call)
+
+
+@_outside_compiled_code
 def adjacency(
     edges: Any,
     num_nodes: tuple[int, int],
@@ -126,19 +140,19 @@ def adjacency(
         return graph
     if weight.requires_grad:
         return _weighted(graph, weight, order)
-    make = partial(_weighted, graph, weight, order)
+    make = functools.partial(_weighted, graph, weight, order)
     return KEPT.get((edges, weight), ("weighted", *key), make)
 
 
-@torch.compiler.disable
+@_outside_compiled_code
 def pattern(matrix: Any) -> CSRGraph:
     """The edges of a torch_sparse matrix without its weights."""
     rowptr, col, _ = matrix.csr()
-    make = partial(CSRGraph.from_csr, rowptr, col, None, matrix.size(1))
+    make = functools.partial(CSRGraph.from_csr, rowptr, col, None, matrix.size(1))
     return KEPT.get((rowptr, col), ("pattern",), make)
 
 
-@torch.compiler.disable
+@_outside_compiled_code
 def normalised(
     edges: Any,
     num_nodes: int,

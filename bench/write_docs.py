@@ -11,6 +11,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from accelerate_section import accelerate_section
 from plots import best_ratio, draw_all
 from section_relational import relational_section
 from sections import (
@@ -52,6 +53,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),
         *growth_section(reports["growth"]),
+        *accelerate_section(load("accelerate-cpu.json")),
     ]
 
 

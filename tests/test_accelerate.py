@@ -7,6 +7,7 @@ from pyg_cases import KINDS, TOLERANCE, N, assert_parity, edge_index, edge_weigh
 from abkd_fast import accelerate, decelerate
 
 pyg = pytest.importorskip("torch_geometric.nn", reason="torch-geometric is not installed")
+EdgeIndex = pytest.importorskip("torch_geometric").EdgeIndex
 
 LAYOUTS = ["csr graph", "coo", "csr", "csc", "torch_sparse"]
 
@@ -171,3 +172,17 @@ def test_other_dtypes(dtype):
     ours = accelerate(conv)(x, edges)
     assert ours.dtype == plain.dtype == dtype
     assert (ours - exact).abs().max() <= 1.1 * (plain - exact).abs().max()
+
+
+def test_edge_index_objects_and_columns_of_weights():
+    edges = edge_index()
+    weight = edge_weight(edges)
+    index = EdgeIndex(edges, sparse_size=(N, N))
+    for given in (index, index.sort_by("col").values):
+        assert_parity(pyg.GCNConv(5, 3), features(5), given)
+        assert_parity(pyg.SAGEConv(5, 3), features(5), given)
+    assert_parity(pyg.GCNConv(5, 3), features(5), edges.int(), weight)
+    for normalize in (True, False):
+        conv, x = pyg.GCNConv(5, 3, normalize=normalize), features(5)
+        expected = conv(x, edges, weight)
+        torch.testing.assert_close(accelerate(conv)(x, edges, weight.unsqueeze(1)), expected)

@@ -1,7 +1,5 @@
 """The graphs that accelerated layers keep: found again, changed, given up."""
 
-import gc
-
 import pytest
 import torch
 from pyg_cases import N, edge_index, edge_weight, matrix
@@ -9,6 +7,7 @@ from pyg_cases import N, edge_index, edge_weight, matrix
 pyg = pytest.importorskip("torch_geometric.nn", reason="torch-geometric is not installed")
 
 from abkd_fast import CSRGraph, _pyg_graphs, accelerate, decelerate  # noqa: E402
+from abkd_fast._pyg_features import sparse_form  # noqa: E402
 from abkd_fast._pyg_graphs import KEPT, Kept, adjacency, normalised  # noqa: E402
 
 RULES = (False, True, "source_to_target", torch.float32)
@@ -16,7 +15,6 @@ RULES = (False, True, "source_to_target", torch.float32)
 
 @pytest.fixture(autouse=True)
 def empty():
-    gc.collect()
     KEPT._found.clear()
 
 
@@ -114,7 +112,6 @@ def test_nothing_is_kept_longer_than_its_edges():
         adjacency(edges, (N, N))
         assert len(KEPT) or layout == "csr graph"
         del edges
-        gc.collect()
         assert len(KEPT) == 0
     edges, weight = edge_index(), edge_weight(edge_index())
     normalised(edges, N, weight, *RULES)
@@ -165,3 +162,38 @@ def test_edges_outside_the_graph_are_named():
     conv = accelerate(pyg.GCNConv(6, 3))
     with pytest.raises(ValueError, match=r"edge_index must lie in \[0, num_nodes=5\)"):
         conv(torch.randn(5, 6), torch.tensor([[0, 7], [1, 2]]))
+
+
+@pytest.mark.parametrize("make", [pyg.GCNConv, pyg.SAGEConv, pyg.GraphSAGE])
+@pytest.mark.parametrize("density", [0.05, 0.5, "nan"])
+def test_features_that_stay_are_kept_sparse(make, density):
+    """From the second call on, where they are mostly zeros and finite."""
+    nodes, width = 300, 400
+    kept = torch.rand(nodes, width) < (0.05 if density == "nan" else density)
+    x = torch.rand(nodes, width, dtype=torch.float64) * kept
+    edges = torch.randint(nodes, (2, 900))
+    if density == "nan":
+        x[3, 4] = torch.nan
+    model = make(width, 8, **({"num_layers": 2} if make is pyg.GraphSAGE else {})).double()
+    expected = model(x, edges)
+    weight = torch.linspace(-1, 1, expected.numel()).view_as(expected)
+    wanted = torch.autograd.grad((expected.nan_to_num() * weight).sum(), [*model.parameters()])
+    accelerate(model)
+    for call in range(3):
+        out = model(x, edges)
+        found = torch.autograd.grad((out.nan_to_num() * weight).sum(), [*model.parameters()])
+        for a, b in zip([out, *found], [expected, *wanted], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10, equal_nan=True)
+        form = sparse_form(x)
+        assert isinstance(form, CSRGraph) == (density == 0.05)
+        if call == 0:
+            assert sparse_form(x.clone()) is not form
+    x[0, :5] = 2.0
+    torch.testing.assert_close(model(x, edges), decelerate(model)(x, edges), equal_nan=True)
+
+
+def test_features_made_anew_or_with_gradients_stay_dense():
+    x = torch.zeros(300, 400)
+    for features in (x, x.clone(), x.clone().requires_grad_(), x[:20], x + 0):
+        assert sparse_form(features) is features
+    assert sparse_form(x) is not x

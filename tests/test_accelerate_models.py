@@ -282,6 +282,15 @@ def test_autocast_runs_pygs_code():
     assert torch.equal(out, expected) and out.dtype == expected.dtype
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.trace.*` is deprecated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")
+def test_a_traced_model_takes_other_graphs():
+    conv, x, other = accelerate(pyg.SAGEConv(6, 3)), features().detach(), EDGES.flip(0)
+    with pytest.warns(UserWarning, match="a trace would keep this graph for good"):
+        traced = torch.jit.trace(conv, (x, EDGES))
+    torch.testing.assert_close(traced(x, other), conv(x, other))
+
+
 def test_explanations_see_single_messages():
     from torch_geometric.explain import Explainer, GNNExplainer
 
@@ -324,8 +333,9 @@ def test_copies_and_files():
     assert doubled(x.double(), EDGES).dtype == torch.float64
 
 
-# torch.compile itself instantiates the Function class.
+# torch.compile itself instantiates the Function class, and looks for the gradient of any tensor.
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
 def test_compiled_models():
     torch._dynamo.reset()
     model, x = pyg.GCN(6, 8, num_layers=2, out_channels=3), features()

@@ -32,6 +32,21 @@ def test_example(name, tmp_path):
     assert teacher > 90 and student > 85, output
 
 
+@pytest.mark.slow
+def test_one_added_line_changes_no_number(abkd_data, tmp_path):
+    pytest.importorskip("torch_geometric", reason="torch-geometric is not installed")
+    script = str(ROOT / "examples/pyg_gcn_cora.py")
+    found = []
+    for flags in ([], ["--accelerate"]):
+        command = [sys.executable, "-W", "error::UserWarning:__main__", script, *flags]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found.append([float(x) for x in re.findall(r"loss ([\d.]+), ([\d.]+) %", done.stdout)[0]])
+    (loss, accuracy), (fast_loss, fast_accuracy) = found
+    assert fast_loss == pytest.approx(loss, abs=2e-3) and accuracy > 78
+    assert fast_accuracy == pytest.approx(accuracy, abs=0.3)
+
+
 def test_readme_links_exist():
     links = re.findall(r"\]\((?!http)([^)#]+)", README)
     assert links and all((ROOT / link).exists() for link in links)
