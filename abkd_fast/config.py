@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from abkd_fast._checks import check_choice
+from abkd_fast.compression import parse_ratio
 from abkd_fast.data import ReadOptions
 from abkd_fast.data.registry import check_name
 from abkd_fast.distill import ABKD, KD
@@ -200,6 +201,9 @@ class DistillConfig(DataConfig):
     nn.Module)."""
     student: str = "gcnii-4x4"
     """FAMILY-LAYERSxWIDTH."""
+    compression: str | None = None
+    """Wanted compression, for example 60x, in place of --student: takes the largest student of the
+    teacher's family (of --student's, for a teacher of your own) that is so many times smaller."""
     objective: str = "abkd+kd"
     """none, kd, abkd, or abkd+kd."""
     abkd: ABKDConfig = ABKDConfig()
@@ -225,6 +229,8 @@ class DistillConfig(DataConfig):
         _check_seeds("seeds", self.seeds)
         _check_seeds("teacher_seeds", self.teacher_seeds)
         _check_spec("student", self.student)
+        if self.compression is not None:
+            parse_ratio(self.compression)
         check_choice("objective", "+".join(self.terms), OBJECTIVES)
         if self.teacher_layers is not None and "abkd" not in self.terms:
             raise ValueError(

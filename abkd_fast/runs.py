@@ -17,6 +17,7 @@ from torch import nn
 
 from abkd_fast import data as datasets
 from abkd_fast._storage import write_atomically
+from abkd_fast._student import with_student
 from abkd_fast.callbacks import ProgressBar
 from abkd_fast.capture import match_layers
 from abkd_fast.config import (
@@ -74,6 +75,7 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
 def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
     """Distil ``seeds`` students; writes them, metrics.json, plots and the report to ``out``."""
     data = load_data(config)
+    config = with_student(config, data, _call)
     _check(config, data)
     cache, teacher_name = _teacher(config, data)
     results = []
