@@ -27,7 +27,7 @@ def with_student(
     sizes = data.num_features, data.num_classes
     if config.trains_teacher:
         largest = ModelSpec.parse(config.teacher)
-        options = config.teacher_options.options(largest.family)
+        options = config.teacher_options.options(largest.family, data)
         teacher = parameters(largest, *sizes, options)
     elif config.teacher_file is not None:
         model, about = load_model(config.teacher_file)
@@ -35,7 +35,7 @@ def with_student(
     else:
         largest = replace(ModelSpec.parse(config.student), num_layers=64, hidden_channels=1024)
         teacher = count_parameters(call(config.teacher, data))
-    options = config.student_options.options(largest.family)
+    options = config.student_options.options(largest.family, data)
 
     def size(spec: ModelSpec) -> int:
         return parameters(spec, *sizes, options)

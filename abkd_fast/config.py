@@ -9,7 +9,7 @@ from torch import Tensor
 
 from abkd_fast._checks import check_choice
 from abkd_fast.compression import parse_ratio
-from abkd_fast.data import ReadOptions
+from abkd_fast.data import GraphData, GraphLevelData, ReadOptions
 from abkd_fast.data.registry import check_name
 from abkd_fast.distill import ABKD, KD
 from abkd_fast.nn import ModelSpec
@@ -78,11 +78,14 @@ class ModelConfig:
     """GCNII: strength of the initial residual."""
     theta: float = 0.5
     """GCNII: identity mapping (lambda in the paper)."""
+    pool: str = "mean"
+    """Graph-level data: mean or sum over a graph's nodes."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
 
     def __post_init__(self) -> None:
         check_choice("init", self.init, ("uniform", "xavier"))
+        check_choice("pool", self.pool, ("mean", "sum"))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.alpha <= 1:
@@ -90,11 +93,12 @@ class ModelConfig:
         if not 0 <= self.theta < float("inf"):
             raise ValueError(f"theta must be >= 0 and finite, got {self.theta}")
 
-    def options(self, family: str) -> dict[str, object]:
-        """Keyword arguments for a model of family."""
-        if family == "gcnii":
-            return asdict(self)
-        return {"dropout": self.dropout}
+    def options(self, family: str, data: GraphData) -> dict[str, object]:
+        """Keyword arguments for a model of family on these data."""
+        settings: dict[str, object] = asdict(self)
+        names = {"dropout", "alpha", "theta", "init"} if family == "gcnii" else {"dropout"}
+        names |= {"pool"} if isinstance(data, GraphLevelData) else set()
+        return {name: value for name, value in settings.items() if name in names}
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,14 @@ from abkd_fast.data.graph_data import GraphData
 from abkd_fast.graph import CSRGraph
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrainingPart(GraphData):
     """What a training step sees of other data: it needs no validation and no test rows."""
 
     _filled = ("train",)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InductiveData(GraphData):
     """A graph of which training sees only the part among the training nodes."""
 
@@ -41,28 +41,33 @@ def node_subgraph(data: GraphData, nodes: Tensor) -> TrainingPart:
     Raises:
         ValueError: a node is outside the graph or listed twice.
     """
-    place = torch.full((data.num_nodes,), -1, dtype=torch.int64, device=nodes.device)
     if nodes.numel() and (int(nodes.min()) < 0 or int(nodes.max()) >= data.num_nodes):
         raise ValueError(
             f"nodes must lie in [0, N={data.num_nodes}), got values from {int(nodes.min())} to "
             f"{int(nodes.max())}"
         )
-    place[nodes] = torch.arange(nodes.numel(), device=nodes.device)
-    if int((place >= 0).sum()) != nodes.numel():
+    if nodes.unique().numel() != nodes.numel():
         raise ValueError("nodes must list every node once, got a node twice")
-    x = _rows(data.x, place, nodes.numel()) if isinstance(data.x, CSRGraph) else data.x[nodes]
-    graph = _rows(data.graph, place, nodes.numel(), place)
+    x, graph = select_rows(data, nodes)
     return TrainingPart(
-        x,
-        graph,
-        data.y[nodes],
-        data.train_mask[nodes],
-        data.val_mask[nodes],
-        data.test_mask[nodes],
-        data.name,
-        data.synthetic,
-        data.task,
+        x=x,
+        graph=graph,
+        y=data.y[nodes],
+        train_mask=data.train_mask[nodes],
+        val_mask=data.val_mask[nodes],
+        test_mask=data.test_mask[nodes],
+        name=data.name,
+        synthetic=data.synthetic,
+        task=data.task,
     )
+
+
+def select_rows(data: GraphData, nodes: Tensor) -> tuple[Tensor | CSRGraph, CSRGraph]:
+    """Features of distinct nodes, and the graph among them, in their order."""
+    place = torch.full((data.num_nodes,), -1, dtype=torch.int64, device=nodes.device)
+    place[nodes] = torch.arange(nodes.numel(), device=nodes.device)
+    x = _rows(data.x, place, nodes.numel()) if isinstance(data.x, CSRGraph) else data.x[nodes]
+    return x, _rows(data.graph, place, nodes.numel(), place)
 
 
 def _rows(

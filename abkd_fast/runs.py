@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from abkd_fast import data as datasets
 from abkd_fast._storage import write_atomically
@@ -30,6 +30,7 @@ from abkd_fast.config import (
 )
 from abkd_fast.data import GraphData
 from abkd_fast.distill import KD, Objective
+from abkd_fast.inductive import predict
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
@@ -77,7 +78,7 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
     data = load_data(config)
     config = with_student(config, data, _call)
     _check(config, data)
-    cache, teacher_name = _teacher(config, data)
+    cache, logits, teacher_name = _teacher(config, data)
     results = []
     for seed in range(config.seeds):
         result = _fit_seed(
@@ -89,6 +90,7 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
             seed,
             cache,
             build_objective(config, data),
+            logits,
         )
         about = _about(config.student, config.student_options, data)
         save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
@@ -109,6 +111,7 @@ def _fit_seed(
     seed: int,
     cache: TeacherCache | None = None,
     objective: Objective | None = None,
+    teacher_logits: Tensor | None = None,
 ) -> DistillResult:
     torch.manual_seed(seed)
     about = _about(model, options, data)
@@ -122,6 +125,7 @@ def _fit_seed(
         config=train,
         out=out / f"seed{seed}",
         callbacks=[ProgressBar(label)],
+        teacher_logits=teacher_logits,
     ).fit()
 
 
@@ -131,14 +135,17 @@ def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
         spec=model,
         in_channels=data.num_features,
         out_channels=data.num_classes,
-        options=options.options(family),
+        options=options.options(family, data),
         dataset=data.name,
         fingerprint=data.fingerprint(),
     )
 
 
-def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
-    """The teacher's cache and its name: from a file, a function, or trained now."""
+_Teacher = tuple[TeacherCache, Tensor | None, str]
+
+
+def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
+    """The teacher's cache, scores and name: from a file, a function, or trained now."""
     objective = build_objective(config, data)
     needs_states = objective is not None and objective.needs_states
     layers = config.teacher_layers if needs_states else ()
@@ -146,7 +153,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
         return _from_file(config.teacher_file, data, layers)
     if ":" in config.teacher:
         model = _call(config.teacher, data)
-        return TeacherCache.build(model, data, layers), config.teacher
+        return _cache(model, data, layers, config.teacher)
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
@@ -187,16 +194,22 @@ def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> 
         raise SettingError(f"{name} must have {found} for ABKD, got {spec}: {error}") from error
 
 
-def _from_file(
-    path: Path, data: GraphData, layers: str | Sequence[str] | None
-) -> tuple[TeacherCache, str]:
+def _cache(
+    model: nn.Module, data: GraphData, layers: str | Sequence[str] | None, name: str
+) -> _Teacher:
+    """Cache on what steps run on; scores on all of the data."""
+    cache = TeacherCache.build(model, data.training, layers)
+    return cache, cache.logits if data.training is data else predict(model, data), name
+
+
+def _from_file(path: Path, data: GraphData, layers: str | Sequence[str] | None) -> _Teacher:
     model, about = load_model(path)
     if about.fingerprint != data.fingerprint():
         raise ValueError(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return TeacherCache.build(model, data, layers), about.spec
+    return _cache(model, data, layers, about.spec)
 
 
 def _call(name: str, data: GraphData) -> nn.Module:

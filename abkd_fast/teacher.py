@@ -77,7 +77,7 @@ class TeacherCache:
                 capture = recorder.collect(lambda: call_model(teacher, data, forward), data.graph)
         finally:
             teacher.train(was_training)
-        packed = _pack(capture.states, capture.logits, dtype)
+        packed = _pack(capture.states, capture.logits, dtype, data.num_rows)
         identity = fingerprint(teacher, data, recorder.paths, dtype)
         parameters = count_parameters(teacher)
         on = data.fingerprint()
@@ -151,10 +151,11 @@ class TeacherCache:
                 f"teacher must have been run on {data.name!r} with this split, got a cache of "
                 f"other data (fingerprint {self.data[:12]}); build the cache on this graph"
             )
-        if self.num_nodes != data.num_nodes:
+        rows = data.num_nodes if self.widths else data.num_rows
+        if self.num_nodes != rows:
             raise ValueError(
                 f"teacher and data must have the same nodes, got {self.num_nodes} teacher rows "
-                f"and {data.num_nodes} nodes in {data.name!r}; build the cache on this graph"
+                f"and {rows} nodes in {data.name!r}; build the cache on this graph"
             )
         if self.logits is not None and self.logits.size(1) < data.num_classes:
             raise ValueError(
@@ -221,8 +222,10 @@ def _check_dtype(dtype: torch.dtype) -> None:
         )
 
 
-def _pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Checked states side by side, [N, sum(widths)]."""
+def _pack(
+    states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype, rows: int | None = None
+) -> Tensor:
+    """Checked states side by side, [N, sum(widths)]; ``rows`` of logits where they are not N."""
     named = {f"states[{i}]": state for i, state in enumerate(states)}
     if logits is not None:
         named["logits"] = logits
@@ -231,10 +234,10 @@ def _pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) -
     first = next(iter(named))
     for name, tensor in named.items():
         check_tensor(name, tensor, dim=2, dtypes=FLOATS)
-        if tensor.size(0) != named[first].size(0):
+        expected = named[first].size(0) if rows is None or name != "logits" else rows
+        if tensor.size(0) != expected:
             raise ValueError(
-                f"{name} must have N={named[first].size(0)} rows as {first} has, "
-                f"got {tensor.size(0)}"
+                f"{name} must have N={expected} rows as {first} has, got {tensor.size(0)}"
             )
         check_finite(name, tensor)
     empty = named[first].new_empty(named[first].size(0), 0, dtype=dtype)

@@ -50,6 +50,8 @@ class Distiller:
         student_layers: the same for the student.
         forward: ``forward(model, data)`` for models whose arguments are not found by name.
         callbacks: see :class:`Callback`; None shows a progress bar.
+        teacher_logits: the teacher's scores on all of ``data``, to be reported, where ``teacher``
+            is a cache of ``data.training``; otherwise they are known.
     """
 
     def __init__(
@@ -66,12 +68,13 @@ class Distiller:
         student_layers: str | Sequence[str] | None = None,
         forward: Callable[..., Tensor] | None = None,
         callbacks: Sequence[Callback] | None = None,
+        teacher_logits: Tensor | None = None,
     ) -> None:
         if objective is not None and teacher is None:
             raise ValueError("objective needs a teacher, got teacher=None")
         self._needs_states = objective is not None and objective.needs_states
         self.data, self.training = data, data.training
-        self._teacher_logits: Tensor | None = None  # on all of data
+        self._teacher_logits = teacher_logits
         if isinstance(teacher, nn.Module):
             layers = teacher_layers if self._needs_states else ()
             if self.training is not data:
