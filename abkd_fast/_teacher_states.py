@@ -123,17 +123,20 @@ def place_states(states: Tensor, device: torch.device, stream: bool | None) -> T
     return states.to(device)
 
 
-def check_fits(data: GraphData, ran_on: str | None, num_nodes: int, logits: Tensor | None) -> None:
+def check_fits(
+    data: GraphData, ran_on: str | None, num_nodes: int, logits: Tensor | None, has_states: bool
+) -> None:
     """Raise ValueError unless a teacher ran on ``data``, as far as is known of it."""
     if ran_on is not None and ran_on != data.fingerprint():
         raise ValueError(
             f"teacher must have been run on {data.name!r} with this split, got a cache of "
             f"other data (fingerprint {ran_on[:12]}); build the cache on this graph"
         )
-    if num_nodes != data.num_nodes:
+    rows = data.num_nodes if has_states else data.num_rows
+    if num_nodes != rows:
         raise ValueError(
             f"teacher and data must have the same nodes, got {num_nodes} teacher rows "
-            f"and {data.num_nodes} nodes in {data.name!r}; build the cache on this graph"
+            f"and {rows} nodes in {data.name!r}; build the cache on this graph"
         )
     if logits is not None and logits.size(1) < data.num_classes:
         raise ValueError(
@@ -181,8 +184,10 @@ def check_dtype(dtype: torch.dtype) -> None:
         )
 
 
-def pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """Checked states side by side, [N, sum(widths)]."""
+def pack(
+    states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype, rows: int | None = None
+) -> Tensor:
+    """Checked states side by side, [N, sum(widths)]; ``rows`` of logits where they are not N."""
     named = {f"states[{i}]": state for i, state in enumerate(states)}
     if logits is not None:
         named["logits"] = logits
@@ -191,10 +196,10 @@ def pack(states: Sequence[Tensor], logits: Tensor | None, dtype: torch.dtype) ->
     first = next(iter(named))
     for name, tensor in named.items():
         check_tensor(name, tensor, dim=2, dtypes=FLOATS)
-        if tensor.size(0) != named[first].size(0):
+        expected = named[first].size(0) if rows is None or name != "logits" else rows
+        if tensor.size(0) != expected:
             raise ValueError(
-                f"{name} must have N={named[first].size(0)} rows as {first} has, "
-                f"got {tensor.size(0)}"
+                f"{name} must have N={expected} rows as {first} has, got {tensor.size(0)}"
             )
         check_finite(name, tensor)
     num_nodes, widths = named[first].size(0), [state.size(1) for state in states]

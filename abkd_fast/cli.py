@@ -32,6 +32,7 @@ examples
   abkd-fast distill --preset paper-cora --seeds 5 --out runs/cora
                                                         GCNII 64 x 64 -> 4 x 4 on Cora
   abkd-fast distill --data my.npz --teacher gcnii-16x64 --student gcnii-4x8 --out runs/mine
+  abkd-fast distill --data my.npz --teacher gcnii-16x64 --compression 60x --out runs/small
 
 presets for distill and train-teacher: {", ".join(TEACHERS)}
 exit codes: 0 done, 1 a file, the data or the run failed, 2 wrong flags, 130 interrupted

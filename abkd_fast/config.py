@@ -10,7 +10,8 @@ from torch import Tensor
 
 from abkd_fast._checks import check_choice
 from abkd_fast._teacher_states import check_storage
-from abkd_fast.data import ReadOptions
+from abkd_fast.compression import parse_ratio
+from abkd_fast.data import GraphData, GraphLevelData, ReadOptions
 from abkd_fast.data.registry import check_name
 from abkd_fast.distill import ABKD, KD
 from abkd_fast.nn import ModelSpec
@@ -84,6 +85,8 @@ class ModelConfig:
     """GCNII: strength of the initial residual."""
     theta: float = 0.5
     """GCNII: identity mapping (lambda in the paper)."""
+    pool: str = "mean"
+    """Graph-level data: mean or sum over a graph's nodes."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
     norm: str | None = None
@@ -98,6 +101,7 @@ class ModelConfig:
         check_choice("aggr", self.aggr, ("mean", "max", "min", "sum"))
         if self.norm is not None:
             check_choice("norm", self.norm, ("batch_norm",))
+        check_choice("pool", self.pool, ("mean", "sum"))
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.alpha <= 1:
@@ -107,14 +111,15 @@ class ModelConfig:
         if not 0 <= self.theta < float("inf"):
             raise ValueError(f"theta must be >= 0 and finite, got {self.theta}")
 
-    def options(self, family: str) -> dict[str, object]:
-        """Keyword arguments for a model of family."""
+    def options(self, family: str, data: GraphData) -> dict[str, object]:
+        """Keyword arguments for a model of family on these data."""
         own = {
             "gcnii": ("alpha", "theta", "init"),
             "sage": ("norm", "aggr"),
             "rgcn": ("num_bases",),
         }
-        names = ("dropout", *own.get(family, ("norm",)))
+        pool = ("pool",) if isinstance(data, GraphLevelData) else ()
+        names = ("dropout", *own.get(family, ("norm",)), *pool)
         return {name: getattr(self, name) for name in names}
 
 
@@ -243,6 +248,9 @@ class DistillConfig(DataConfig):
     nn.Module)."""
     student: str = "gcnii-4x4"
     """FAMILY-LAYERSxWIDTH."""
+    compression: str | None = None
+    """Wanted compression, for example 60x, in place of --student: takes the largest student of the
+    teacher's family (of --student's, for a teacher of your own) that is so many times smaller."""
     objective: str = "abkd+kd"
     """none, kd, abkd, or abkd+kd."""
     abkd: ABKDConfig = ABKDConfig()
@@ -269,6 +277,8 @@ class DistillConfig(DataConfig):
         _check_seeds("seeds", self.seeds)
         _check_seeds("teacher_seeds", self.teacher_seeds)
         _check_spec("student", self.student)
+        if self.compression is not None:
+            parse_ratio(self.compression)
         check_choice("objective", "+".join(self.terms), OBJECTIVES)
         if self.teacher_layers is not None and "abkd" not in self.terms:
             raise ValueError(

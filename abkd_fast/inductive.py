@@ -13,7 +13,7 @@ from abkd_fast.capture import call_model
 from abkd_fast.data.graph_data import GraphData
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InductiveData(GraphData):
     """A graph of which training sees only the part among the training nodes."""
 

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from abkd_fast import data as datasets
 from abkd_fast._storage import write_atomically
+from abkd_fast._student import with_student
 from abkd_fast.callbacks import ProgressBar
 from abkd_fast.capture import match_layers
 from abkd_fast.config import (
@@ -30,6 +31,7 @@ from abkd_fast.config import (
 )
 from abkd_fast.data import GraphData
 from abkd_fast.distill import KD, Objective
+from abkd_fast.inductive import predict
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
@@ -77,8 +79,9 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
 def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
     """Distil ``seeds`` students; writes them, metrics.json, plots and the report to ``out``."""
     data = load_data(config)
+    config = with_student(config, data, _call)
     _check(config, data)
-    cache, teacher_name = _teacher(config, data)
+    cache, logits, teacher_name = _teacher(config, data)
     results = []
     for seed in range(config.seeds):
         result = _fit_seed(
@@ -90,6 +93,7 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
             seed,
             cache,
             build_objective(config, data),
+            logits,
         )
         about = _about(config.student, config.student_options, data)
         save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
@@ -110,6 +114,7 @@ def _fit_seed(
     seed: int,
     cache: TeacherCache | None = None,
     objective: Objective | None = None,
+    teacher_logits: Tensor | None = None,
 ) -> DistillResult:
     torch.manual_seed(seed)
     about = _about(model, options, data)
@@ -123,6 +128,7 @@ def _fit_seed(
         config=train,
         out=out / f"seed{seed}",
         callbacks=[ProgressBar(label)],
+        teacher_logits=teacher_logits,
     ).fit()
 
 
@@ -130,7 +136,7 @@ def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
     family = ModelSpec.parse(model).family
     if family != "rgcn" and data.x is None:
         raise SettingError(f"model must be rgcn for {data.name!r}, which has no features: {model}")
-    settings = options.options(family) | (_typed(data) if family == "rgcn" else {})
+    settings = options.options(family, data) | (_typed(data) if family == "rgcn" else {})
     return ModelFile(
         spec=model,
         in_channels=data.num_features,
@@ -139,6 +145,9 @@ def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
         dataset=data.name,
         fingerprint=data.fingerprint(),
     )
+
+
+_Teacher = tuple[TeacherCache, Tensor | None, str]
 
 
 def _typed(data: GraphData) -> dict[str, object]:
@@ -156,8 +165,8 @@ def _typed(data: GraphData) -> dict[str, object]:
     }
 
 
-def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
-    """The teacher's cache and its name: from a file, a function, or trained now."""
+def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
+    """The teacher's cache, scores and name: from a file, a function, or trained now."""
     objective = build_objective(config, data)
     needs_states = objective is not None and objective.needs_states
     layers = config.teacher_layers if needs_states else ()
@@ -165,7 +174,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
         return _from_file(config, config.teacher_file, data, layers)
     if ":" in config.teacher:
         model = _call(config.teacher, data)
-        return _cache(config, model, data, layers), config.teacher
+        return _cache(config, model, data, layers, config.teacher)
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
@@ -190,14 +199,20 @@ def _cache(
     teacher: nn.Module,
     data: GraphData,
     layers: str | Sequence[str] | None,
-) -> TeacherCache:
-    """The teacher's states, kept as the settings say; shows the memory that the run will need."""
+    name: str,
+) -> _Teacher:
+    """States of what steps run on, kept as the settings say, and scores on all of the data.
+
+    Shows the memory that the run will need.
+    """
     print(*_plan(config.student, data, config, teacher, layers), sep="\n", flush=True)
-    dtype, storage = config.cache.torch_dtype, config.cache.storage
+    dtype, storage, part = config.cache.torch_dtype, config.cache.storage, data.training
     if storage == "mmap":
         path = config.out / "teacher-cache.safetensors"
-        return TeacherCache.cached(path, teacher, data, storage, layers=layers, dtype=dtype)
-    return TeacherCache.build(teacher, data, layers, dtype, storage=storage)
+        cache = TeacherCache.cached(path, teacher, part, storage, layers=layers, dtype=dtype)
+    else:
+        cache = TeacherCache.build(teacher, part, layers, dtype, storage=storage)
+    return cache, cache.logits if part is data else predict(teacher, data), name
 
 
 def _plan(
@@ -247,14 +262,14 @@ def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> 
 
 def _from_file(
     config: DistillConfig, path: Path, data: GraphData, layers: str | Sequence[str] | None
-) -> tuple[TeacherCache, str]:
+) -> _Teacher:
     model, about = load_model(path)
     if about.fingerprint != data.fingerprint():
         raise ValueError(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return _cache(config, model, data, layers), about.spec
+    return _cache(config, model, data, layers, about.spec)
 
 
 def _call(name: str, data: GraphData) -> nn.Module:

@@ -112,7 +112,8 @@ class TeacherCache:
                 capture = recorder.collect(lambda: call_model(teacher, data, forward), data.graph)
         finally:
             teacher.train(was_training)
-        widths, packed = capture.widths, pack(capture.states, capture.logits, dtype)
+        widths = capture.widths
+        packed = pack(capture.states, capture.logits, dtype, data.num_rows)
         capture.states.clear()
         empty_cache()  # their memory would be kept for results of the same sizes
         about = about_teacher(teacher, data, recorder.paths, dtype)
@@ -261,7 +262,7 @@ class TeacherCache:
 
     def check_fits(self, data: GraphData) -> None:
         """Raise ValueError unless this teacher ran on ``data``, as far as is known of it."""
-        check_fits(data, self.data, self.num_nodes, self.logits)
+        check_fits(data, self.data, self.num_nodes, self.logits, bool(self.widths))
 
     def save(self, path: str | Path) -> None:
         """Write states, scores and moments to one safetensors file, atomically."""

@@ -60,6 +60,8 @@ class Distiller:
             possible, one line on stderr says why, and steps run as ever.
         batches: mini-batches of ``data`` to train on (see :mod:`abkd_fast.batches`); None takes
             all nodes in every step. Validation is on all nodes always.
+        teacher_logits: the teacher's scores on all of ``data``, to be reported, where ``teacher``
+            is a cache of ``data.training``; otherwise they are known.
     """
 
     def __init__(
@@ -78,12 +80,13 @@ class Distiller:
         callbacks: Sequence[Callback] | None = None,
         capture_step: bool = False,
         batches: Batches | None = None,
+        teacher_logits: Tensor | None = None,
     ) -> None:
         if objective is not None and teacher is None:
             raise ValueError("objective needs a teacher, got teacher=None")
         self._needs_states = objective is not None and objective.needs_states
         self.data, self.training = data, data.training
-        self._teacher_logits: Tensor | None = None  # on all of data
+        self._teacher_logits = teacher_logits
         if isinstance(teacher, nn.Module):
             layers = teacher_layers if self._needs_states else ()
             if self.training is not data:

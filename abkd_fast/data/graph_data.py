@@ -264,9 +264,10 @@ class GraphData:
 
         Not checked again: the parts of checked data are in order.
         """
-        if self.x is None or self.relations is not None:
+        if self.x is None or self.relations is not None or self._rows != "node":
             raise ValueError(
-                f"data must have features and one node type for parts of it, got {self.name!r}"
+                "data must be of labelled nodes of one type with features for parts of it, got "
+                f"{self.name!r}"
             )
         part = object.__new__(GraphData)
         chosen = {entry.name: getattr(self, entry.name) for entry in fields(self)}

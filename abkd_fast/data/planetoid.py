@@ -41,7 +41,7 @@ def read_planetoid(
         DataError: names the file that is missing, broken or at odds with the others.
     """
     paths = {part: locate(f"ind.{name}.{part}") for part in PARTS}
-    raw = {part: _read(paths[part]) for part in PARTS[:-1]}
+    raw = {part: read_pickle(paths[part]) for part in PARTS[:-1]}
     allx, tx = (_features(paths[part], raw[part]) for part in ("allx", "tx"))
     labels = {part: _labels(paths[part], raw[part]) for part in ("ally", "ty", "y")}
     test = _test_nodes(paths["test.index"], len(labels["ty"]), allx.shape[0])
@@ -62,12 +62,13 @@ def read_planetoid(
             val=np.arange(num_train, num_train + _NUM_VAL),
             test=test,
         )
-        graph = _graph(paths["graph"], raw["graph"], num_nodes)
+        graph = adjacency_of(paths["graph"], raw["graph"], num_nodes)
         features = row_normalize(x) if normalize else x
         return GraphData(features, graph, torch.from_numpy(y), *masks, name=name)
 
 
-def _read(path: Path) -> Any:
+def read_pickle(path: Path) -> Any:
+    """What a pickle of Planetoid holds, read without running code."""
     with blame(path):
         if path.stat().st_size > _MAX_BYTES:
             raise DataError(f"{path}: must be smaller than 2 GiB, got {path.stat().st_size} bytes")
@@ -95,6 +96,11 @@ def _labels(path: Path, value: Any) -> np.ndarray[Any, Any]:
     if not (((onehot == 0) | (onehot == 1)).all() and (onehot.sum(axis=1) <= 1).all()):
         raise DataError(f"{path}: every row must hold at most a single 1 and zeros")
     return np.where(onehot.any(axis=1), onehot.argmax(axis=1), -1)
+
+
+def one_hot_labels(path: Path) -> np.ndarray[Any, Any]:
+    """[n] classes in a file of one-hot rows; -1 for a row of zeros."""
+    return _labels(path, read_pickle(path))
 
 
 def _test_nodes(path: Path, count: int, first: int) -> np.ndarray[Any, Any]:
@@ -133,7 +139,7 @@ def _stack(allx: Any, tx: Any, test: np.ndarray[Any, Any], num_nodes: int) -> An
     return features
 
 
-def _graph(path: Path, value: Any, num_nodes: int) -> CSRGraph:
+def adjacency_of(path: Path, value: Any, num_nodes: int) -> CSRGraph:
     """The symmetric graph of an adjacency dict {node: [neighbour, ...]}."""
     adjacency = _expect(path, value, dict)
     lists = list(adjacency.values())

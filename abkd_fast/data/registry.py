@@ -15,6 +15,8 @@ from abkd_fast.data.digits import digits
 from abkd_fast.data.errors import DataError
 from abkd_fast.data.folder import from_folder
 from abkd_fast.data.graph_data import GraphData
+from abkd_fast.data.graph_sets import read_molecules, read_tu
+from abkd_fast.data.nell import read_nell
 from abkd_fast.data.npz import from_npz
 from abkd_fast.data.ogb import ogb_graph_data
 from abkd_fast.data.planetoid import read_planetoid
@@ -106,12 +108,15 @@ def _published(name: str, sizes: tuple[int, int, int, int, str]) -> tuple[Datase
     return real, Dataset("products-sized", "synthetic", *sizes, products_sized)
 
 
+_MUTAG = partial(read_tu, "mutag", "mutag-tu", "MUTAG.txt")
+_BACE = partial(read_molecules, "ogbg-molbace")
+_PROTEINS = partial(read_tu, "proteins", "proteins", "PROTEINS.txt")
 _BAG, _TFIDF, _RANDOM = "bag of words", "TF-IDF", "20/30 per class"
 _PHOTO = partial(_random_split_npz, "amazon-photo", "amazon_photo.npz", True)
 _CS = partial(_random_split_npz, "coauthor-cs", "coauthor_cs.npz", True)
 _ML = partial(_random_split_npz, "cora-ml", "cora_ml.npz", False)
 _CORA, _CITESEER, _PUBMED = (partial(_planetoid, name) for name in ("cora", "citeseer", "pubmed"))
-_MINES = "5000/2500/2500"
+_MINES, _SCAFFOLD, _NELL = "5000/2500/2500", "1210/151/152", "105/323/646"
 _ALL = (
     Dataset("digits", "digit images", 1797, 24678, 64, 10, "200/500/1097", digits, "embedded"),
     Dataset("cora", f"citations, {_BAG}", 2708, 10556, 1433, 7, "140/500/1000", _CORA),
@@ -125,6 +130,22 @@ _ALL = (
     Dataset("acm-hetero", "papers, typed", 4019, 53834, 1902, 3, "60/1000/1000", acm),
     Dataset("synthetic-rmat", "R-MAT, for timing only", 4096, 53360, 64, 8, _RANDOM, rmat_data),
     Dataset("synthetic-dcsbm", "stochastic blocks", 5000, 47040, 64, 8, _RANDOM, dcsbm),
+    Dataset("mutag", "188 graphs", 3371, 7442, 7, 2, "10 folds", _MUTAG, "ABKD_DATA"),
+    Dataset("proteins", "1,113 graphs", 43471, 162088, 3, 2, "10 folds", _PROTEINS, "ABKD_DATA"),
+    Dataset(
+        "ogbg-molbace", "molecules", 51577, 111536, 174, 1, _SCAFFOLD, _BACE, "OGB, downloaded"
+    ),
+    Dataset(
+        "nell",
+        "validation from test nodes",
+        65755,
+        251550,
+        61278,
+        210,
+        _NELL,
+        read_nell,
+        "ABKD_DATA",
+    ),
     *_published("arxiv", (169343, 2315598, 128, 40, "90941/29799/48603")),
     *_published("products", (2449029, 123718280, 100, 47, "196615/39323/2213091")),
 )

@@ -2,6 +2,7 @@
 
 from abkd_fast.nn.gcn2_conv import GCN2Conv as GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv as GCNConv
+from abkd_fast.nn.graph_classifier import GraphClassifier as GraphClassifier
 from abkd_fast.nn.linear import Linear as Linear
 from abkd_fast.nn.linear import dropout as dropout
 from abkd_fast.nn.models import GCN as GCN

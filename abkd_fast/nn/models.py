@@ -239,8 +239,15 @@ class ModelSpec:
         return cls(match[1], int(match[2]), int(match[3]))
 
     def build(self, in_channels: int, out_channels: int, **options: object) -> nn.Module:
-        """Construct the model; ``options`` are the class's own keyword arguments."""
-        model = _MODELS[self.family]
+        """Construct the model; ``options`` are the class's own keyword arguments.
+
+        ``pool="mean"`` or ``"sum"`` among them makes a :class:`GraphClassifier` of it.
+        """
+        model, pool = _MODELS[self.family], options.pop("pool", None)
+        if pool is not None:
+            from abkd_fast.nn.graph_classifier import graph_classifier
+
+            return graph_classifier(model, self, in_channels, out_channels, pool, options)
         return model(in_channels, self.hidden_channels, self.num_layers, out_channels, **options)
 
     def __str__(self) -> str:
