@@ -30,13 +30,13 @@ def narrowed(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        kind = _kind(args)
+        kind = _kind((*args, *kwargs.values()))
         dtype = autocast_dtype(kind)
         if dtype is None:
             return function(*args, **kwargs)
         cast = functools.partial(_cast, dtype=dtype)
         with torch.autocast(kind, enabled=False):
-            return function(*map(cast, args), **{k: cast(v) for k, v in kwargs.items()})  # type: ignore
+            return function(*map(cast, args), **{k: cast(v) for k, v in kwargs.items()})
 
     return run
 

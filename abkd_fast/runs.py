@@ -58,8 +58,7 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     """Train a model on labels alone; writes ``teacher.safetensors`` and the report to ``out``."""
     data = load_data(config)
     results = [
-        _fit_seed(config, config.model, config.options, data, seed)
-        for seed in range(config.seeds)
+        _fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
     ]
     best = _best_on_validation(results)
     about = _about(config.model, config.options, data)

@@ -59,4 +59,3 @@ def build(kind, student, objective, *, out=None, config=QUICK, callbacks=(), dev
     loss, data = OBJECTIVES[objective](data), data.to(device)
     cache = None if loss is None else TeacherCache.build(teacher, data)
     return kind(cache, model, data, loss, config=config, out=out, callbacks=callbacks, **more)
-

@@ -1,4 +1,4 @@
-"""torch.compile takes a student in one graph, forward and backward, and computes what eager does."""
+"""torch.compile takes a student in one graph, forward and backward, with eager's results."""
 
 import pytest
 import torch

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from abkd_fast import ops
 from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._checks import check_choice, check_finite
 from abkd_fast.capture import Capture
+from abkd_fast.distill._unit_rows import unit_rows
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
@@ -19,7 +19,6 @@ from abkd_fast.ops import Moments, layer_pair, teacher_moments
 from abkd_fast.teacher import TeacherCache
 
 MAPS = ("attention", "uniform", "last", "diagonal")
-_BLOCK = 4096
 
 
 class ABKD(Objective):
@@ -185,7 +184,7 @@ class ABKD(Objective):
         if self.normalize == "rows":
             if mask is not None:
                 rows, states = rows[mask], [state[mask] for state in states]
-            return _unit_rows(rows, states, attention, *self.maps())
+            return unit_rows(rows, states, attention, *self.maps())
         return layer_pair(
             rows,
             teacher.widths,
@@ -269,40 +268,3 @@ def _fixed_map(map: str | Tensor, num_teacher: int, num_student: int) -> Tensor:
         rows = torch.arange(num_teacher)
         fixed[rows, rows * num_student // num_teacher] = 1.0
     return fixed
-
-
-def _unit_rows(
-    teacher: Tensor,
-    states: Sequence[Tensor],
-    attention: Tensor,
-    teacher_maps: Sequence[Tensor],
-    student_maps: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Mean of A * D with projected rows scaled to length 1, in node blocks.
-
-    Every block is recomputed in the backward, so memory stays at one block.
-    """
-    num_nodes, r = teacher.size(0), attention.new_tensor(float(teacher_maps[0].size(1)))
-    total = attention.new_zeros(attention.shape)
-    for start in range(0, num_nodes, _BLOCK):
-        rows = slice(start, start + _BLOCK)
-        block = [state[rows] for state in states]
-        total = total + checkpoint(
-            _unit_rows_block, teacher[rows], block, teacher_maps, student_maps, use_reentrant=False
-        )
-    dissimilarity = total / (num_nodes * r)
-    return (attention * dissimilarity).mean(), dissimilarity
-
-
-def _unit_rows_block(
-    teacher: Tensor,
-    states: Sequence[Tensor],
-    teacher_maps: Sequence[Tensor],
-    student_maps: Sequence[Tensor],
-) -> Tensor:
-    """sum_v |p_iv/|p_iv| - s_jv/|s_jv||^2 for one block, [T, S]."""
-    normalize = nn.functional.normalize
-    parts = teacher.to(teacher_maps[0].dtype).split([m.size(0) for m in teacher_maps], dim=1)
-    p = [normalize(t @ m, dim=1) for t, m in zip(parts, teacher_maps, strict=True)]
-    s = [normalize(h @ m, dim=1) for h, m in zip(states, student_maps, strict=True)]
-    return torch.stack([torch.stack([(pi - sj).square().sum() for sj in s]) for pi in p])

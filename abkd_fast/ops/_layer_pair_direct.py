@@ -167,9 +167,7 @@ class _Direct:
             self.dteacher_map[columns] += t.t() @ gp
 
 
-def _pairs_shape(
-    teacher: Tensor, widths: list[int], states: list[Tensor], *args: object
-) -> Tensor:
+def _pairs_shape(teacher: Tensor, widths: list[int], states: list[Tensor], *args: object) -> Tensor:
     near = args[-1]
     assert isinstance(near, Tensor)
     return near.new_empty(near.shape, dtype=torch.float64)

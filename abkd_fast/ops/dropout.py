@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast import _seeds
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, check_tensor
-from abkd_fast import _seeds
 from abkd_fast.reference.dropout import op_dropout
 
 
