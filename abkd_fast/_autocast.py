@@ -30,7 +30,7 @@ def narrowed(function: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        kind = _kind(args)
+        kind = _kind((*args, *kwargs.values()))
         dtype = autocast_dtype(kind)
         if dtype is None:
             return function(*args, **kwargs)

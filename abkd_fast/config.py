@@ -210,6 +210,11 @@ class DataConfig:
     """Folder with the raw files, ROOT/cora/ind.cora.x and so on; default: $ABKD_DATA."""
     read: ReadOptions = ReadOptions()
     """How to read --data."""
+    device: str = "cpu"
+    """Where models run: cpu, cuda or cuda:N."""
+    capture_step: bool = False
+    """On a GPU, capture the training step in a CUDA graph and replay it: the same results in less
+    time. Where that is not possible, a line says why."""
 
     def __post_init__(self) -> None:
         if self.data is None:
@@ -217,6 +222,7 @@ class DataConfig:
                 check_name(self.dataset)
             except ValueError as error:
                 raise ValueError(f"dataset: {error}") from None
+        _check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -305,6 +311,17 @@ class DistillConfig(DataConfig):
         if path.is_dir():
             return path / "teacher.safetensors"
         return path if path.suffix == ".safetensors" else None
+
+
+def _check_device(name: str) -> None:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be there, got {name!r} and torch finds no GPU")
 
 
 def _check_seeds(name: str, seeds: int) -> None:

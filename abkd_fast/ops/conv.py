@@ -46,8 +46,7 @@ def conv(
     GCN's layer has neither residual nor identity mix; GCNII's has both (arXiv 2007.02133, eq. 5).
     Differentiable to any order in x, weight, bias, x_0 and ``graph.value``; the fused kernels
     serve the first derivative in all but ``graph.value``, a chain of simpler ops the rest.
-    Deterministic, and independent of the number of threads; the backward walks the kept transpose
-    (see :func:`abkd_fast.ops.spmm`).
+    Deterministic at any number of threads; the backward walks the kept transpose (see ``spmm``).
 
     Args:
         graph: A, [num_dst, num_src].

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from abkd_fast._autocast import autocast_dtype, widened, without_autocast
-from abkd_fast.memory import empty_output
 from abkd_fast.ops import _layer_pair_checks as checks
 from abkd_fast.ops import _layer_pair_maps as _layer_pair_maps  # registers its ops
 from abkd_fast.ops import _layer_pair_passes as _layer_pair_passes
+from abkd_fast.ops._layer_pair_autograd import LayerPair
 from abkd_fast.ops._layer_pair_blocks import (
     Problem,
     Totals,
@@ -279,50 +279,5 @@ def _layer_pair(
     want_teacher_map = grad and teacher_map.requires_grad
     want_student = grad and any(tensor.requires_grad for tensor in student)
     constants = (mean, second, count, shift, mask, weight, want_teacher_map, want_student)
-    out = _LayerPair.apply(teacher, widths, constants, attention, teacher_map, *student)
+    out = LayerPair.apply(teacher, widths, constants, attention, teacher_map, *student)
     return out[0], out[1]
-
-
-class _LayerPair(torch.autograd.Function):
-    """The gradients are there after the forward; the backward scales them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        teacher: Tensor,
-        widths: Sequence[int],
-        constants: tuple[Any, ...],
-        attention: Tensor,
-        teacher_map: Tensor,
-        student_map: Tensor,
-        *student_states: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        loss, dissimilarity, *gradients = torch.ops.abkd_fast.layer_pair(
-            teacher, widths, list(student_states), attention, teacher_map, student_map, *constants
-        )
-        ctx.save_for_backward(*gradients)
-        ctx.student_widths = [state.size(1) for state in student_states]
-        ctx.mark_non_differentiable(dissimilarity)
-        return loss, dissimilarity
-
-    @staticmethod
-    def backward(ctx: Any, *dout: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "layer_pair has no second derivative; differentiate without create_graph=True, "
-                "or use abkd_fast.reference.layer_pair"
-            )
-        *gradients, dstates = ctx.saved_tensors
-        gradients += dstates.split(ctx.student_widths, dim=1)
-        wanted = zip(gradients, ctx.needs_input_grad[3:], strict=True)
-        return (
-            None,
-            None,
-            None,
-            *(_scaled(gradient, dout[0]) if want else None for gradient, want in wanted),
-        )
-
-
-def _scaled(gradient: Tensor, dout: Tensor) -> Tensor:
-    """Gradient times a scalar, contiguous."""
-    return torch.mul(gradient, dout, out=empty_output(gradient, *gradient.shape))
