@@ -2,9 +2,11 @@
 
 GCNII 64x64 -> 4x4, KD + ABKD, full batch, float32, nothing dropped. The teacher's weights are
 random (time does not depend on them) and its states cached on every side. *step* is forward, loss,
-backward and Adam; *epoch* adds the validation pass. Both wait for the device. The losses of the
-first epochs are compared before anything is timed. *captured* replays the step from a CUDA graph;
-*streamed* reads a teacher that stays in page-locked host memory (on a CPU, in a mapped file).
+backward and Adam, as the Distiller's log times it: until the loss is known, so that what Adam still
+does on the device may fall into what follows. *epoch* adds the validation pass and ends when the
+device has nothing left to do. The losses of the first epochs are compared before anything is timed.
+*captured* replays the step from a CUDA graph; *streamed* reads a teacher that stays in page-locked
+host memory (on a CPU, in a mapped file).
 """
 
 from __future__ import annotations
