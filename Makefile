@@ -42,6 +42,7 @@ bench: $(READY)
 	$(BIN)/python bench/bench_spmm.py
 	$(BIN)/python bench/bench_segment.py
 	$(BIN)/python bench/bench_dropout.py
+	$(BIN)/python bench/bench_rows.py
 	$(BIN)/python bench/bench_conv.py
 	$(BIN)/python bench/bench_layer_pair.py
 	$(BIN)/python bench/bench_step.py

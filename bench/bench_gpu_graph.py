@@ -13,7 +13,18 @@ from collections.abc import Callable, Iterator
 
 import costs
 import torch
-from gpu_compare import Case, Found, Maker, Row, compiled, gradient, measure, ours, relative
+from gpu_compare import (
+    Case,
+    Found,
+    Maker,
+    Row,
+    but_for_ties,
+    compiled,
+    gradient,
+    measure,
+    ours,
+    relative,
+)
 from gpu_graphs import load
 from torch import Tensor
 
@@ -194,8 +205,8 @@ def extremum_case(graph: CSRGraph, label: str, width: int, device: str) -> Case:
         return max(relative([out[rows]], [expected]), float(inner.abs() / scale))
 
     return Case("spmm max", f"{label}, F={width}, forward+backward", torch.float32, cost, sides,
-                exact, needs=dict.fromkeys(("gather + scatter", "torch.compile"), messages),
-                facts=sizes(graph, width))  # fmt: skip
+                exact, but_for_ties, dict.fromkeys(("gather + scatter", "torch.compile"), messages),
+                sizes(graph, width))  # fmt: skip
 
 
 def segment_case(
@@ -226,8 +237,9 @@ def segment_case(
         return lambda: gradient(make(), src, dout)
 
     def exact(found: Found) -> float:
-        return relative(found, gradient(scatter, src.double(), dout.double())())
+        return error(found, gradient(scatter, src.double(), dout.double())())
 
+    error = but_for_ties if reduce == "max" else relative
     sides: dict[str, Maker] = ours(device, step(lambda: lambda s: segment_csr(s, indptr, reduce)))
     sides["torch.segment_reduce"] = step(lambda: torch_segment)
     sides["torch scatter"] = step(lambda: scatter)
@@ -236,7 +248,7 @@ def segment_case(
     cost = costs.segment_csr(graph.num_dst, graph.num_edges, width, src.element_size(),
                              reduce == "max", backward=True)  # fmt: skip
     return Case("segment_csr", f"{label}, {reduce}, F={width}, forward+backward", dtype, cost,
-                sides, exact, facts=sizes(graph, width))  # fmt: skip
+                sides, exact, error, facts=sizes(graph, width))  # fmt: skip
 
 
 def installed(package: str, name: str, maker: Maker) -> dict[str, Maker]:

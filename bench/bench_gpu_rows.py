@@ -1,4 +1,4 @@
-"""Ops on rows, without a graph, on a GPU: dropout, linear and kl_div against torch's."""
+"""Ops on rows, without a graph: dropout, linear, kl_div, teacher_moments against torch's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gpu_compare import Case, Found, Maker, Row, compiled, gradient, measure, ou
 from gpu_graphs import SIZES
 from torch import Tensor
 
-from abkd_fast.ops import dropout, kl_div, linear
+from abkd_fast.ops import dropout, kl_div, linear, teacher_moments
 
 CLASSES = {"pubmed": 3, "ogbn-arxiv": 40, "tiny": 5}
 WIDTHS = (4, 64, 256)
@@ -98,6 +98,27 @@ def kl_div_case(nodes: int, classes: int, labels: bool, device: str) -> Case:
     return Case("kl_div", label, torch.float32, cost, sides, lambda f: relative(f, expected))
 
 
+def moments_case(nodes: int, layers: int, width: int, device: str) -> Case:
+    """Means and second moments of a teacher, in float64; computed once a teacher."""
+    teacher = torch.randn(nodes, layers * width, device=device).relu_()
+
+    def plain() -> list[Tensor]:
+        parts = [part.double() for part in teacher.split(width, 1)]
+        return [torch.cat([p.mean(0) for p in parts]), *(p.t() @ p / nodes for p in parts)]
+
+    def step() -> list[Tensor]:
+        moments = teacher_moments(teacher, [width] * layers)
+        return [moments.mean, *moments.second]
+
+    expected = plain()
+    sides = ours(device, lambda: step)
+    sides["torch"] = lambda: plain
+    cost = costs.teacher_moments(nodes, [width] * layers)
+    label = f"N={nodes}, {layers}x{width}"
+    return Case("teacher_moments", label, torch.float32, cost, sides,
+                lambda f: relative(f, expected))  # fmt: skip
+
+
 def run(name: str, device: str, tiny: bool) -> Iterator[Row]:
     """Rows of all ops at the size of one graph."""
     name = "tiny" if tiny else name
@@ -108,5 +129,7 @@ def run(name: str, device: str, tiny: bool) -> Iterator[Row]:
         yield measure(kl_div_case(nodes, classes, labels, device), device, tiny)
     for width in widths:
         yield measure(linear_case(nodes, width, classes, device), device, tiny)
+    layers, width = (4, 8) if tiny else (64, 64)
+    yield measure(moments_case(nodes, layers, width, device), device, tiny)
     for dtype in (torch.float32, torch.bfloat16):
         yield measure(dropout_case(nodes, widths[-1], dtype, device), device, tiny)

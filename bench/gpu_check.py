@@ -25,7 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,23 +91,41 @@ def run_part(part: Part, deadline: float) -> Outcome:
 
 def _wait(part: Part, limit: float, log: Any) -> int | None:
     """Exit code, or None where the limit was reached; nothing the part started is left."""
-    process = subprocess.Popen(
-        part.command,
-        cwd=ROOT,
-        env=os.environ | part.environment,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    process = None
     try:
+        with signals_later():
+            process = subprocess.Popen(
+                part.command,
+                cwd=ROOT,
+                env=os.environ | part.environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
         return process.wait(limit)
     except subprocess.TimeoutExpired:
         return None
     finally:  # also when this program is told to stop
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):  # a driver may hold on to it
-            process.wait(REAPING)
+        if process is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):  # a driver may hold on to it
+                process.wait(REAPING)
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Within, what would stop this program waits: a process it starts must be known first."""
+    seen: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(stop, lambda number, frame: seen.append(number)) for stop in stops]
+    try:
+        yield
+    finally:
+        for stop, handler in zip(stops, before, strict=True):
+            signal.signal(stop, handler)
+    for number in seen:
+        signal.raise_signal(number)
 
 
 def add(report: dict[str, Any], outcome: Outcome, folder: Path) -> None:

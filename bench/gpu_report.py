@@ -10,13 +10,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+PEAKS = {"float32": "tf32_tflops", "bfloat16": "bf16_tflops"}  # what a type is held against
 COLUMNS = ("op", "case", "dtype", "side", "ms", "GB/s", "of copy", "TFLOP/s", "of peak", "x ours")
 
 
 def row_cells(row: dict[str, Any], limits: dict[str, float]) -> list[list[str]]:
     """One line a side. Rates are of our work, so a peer that does more work shows a lower one."""
     ours = row["ms"]["abkd_fast"]["p50"]
-    peak = limits.get("bf16_tflops" if row["dtype"] == "bfloat16" else "tf32_tflops", 0.0)
+    peak = limits.get(PEAKS[row["dtype"]], 0.0)
     lines = []
     for side, times in row["ms"].items():
         ms = times["p50"]

@@ -15,6 +15,10 @@ REST = {
     "dropout": "Philox: some 20 integer operations an element, twice with the backward.",
     "segment_csr": "The rows are read once and nothing is computed: memory, and below width 32 the "
     "mispredicted end of every segment.",
+    "rows": "kl_div finds maxima and adds up in float64 one score after the other, several times a "
+    "row. teacher_moments converts the teacher to float64 and multiplies in it, once a teacher. "
+    "spmm's maximum compares what every edge brings with what has won so far, and its gradient "
+    "reads the winners of every edge's row.",
     "layer_pair": "The moment form's products are narrow: 16 student columns. Its score and the "
     "gradients of the attention and the maps come on top of the products counted.",
     "step": "The sum of the above, and torch's own operations, Python and autograd: see the table "
@@ -86,6 +90,11 @@ def points(reports: dict[str, Report]) -> list[Point]:
         case = f"{row['dataset']}, width {row['width']}, {row['dtype']}, {row['reduce']}"
         ms = row["ms"]["abkd_fast"]["p50"]
         found.append(point("segment_csr", case, row, ms, machine("segment")))
+    for row in cases("rows"):
+        if row["op"] == "dropout":  # has a report of its own
+            continue
+        case = f"{row['op']}: {row['case']}"
+        found.append(point("rows", case, row, row["ms"]["abkd_fast"]["p50"], machine("rows")))
     for name, op in (("layer_pair", "layer_pair"), ("step", "step")):
         for row in reports[name]["rows"]:
             if "gflop" in row and row["allocator"] == "default":

@@ -51,7 +51,7 @@ def draw_spmm(reports: dict[str, Report]) -> Figure:
 
 
 def draw_roofline(reports: dict[str, Report]) -> Figure:
-    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8.6, 4.2), layout="constrained")
     machines = [report["machine"] for report in reports.values()]
     gemm = max(machine["gemm_gflop_s"]["float32"] for machine in machines)
     intensity = [0.02, 400.0]
@@ -66,13 +66,14 @@ def draw_roofline(reports: dict[str, Report]) -> Figure:
     found = points(reports)
     for k, op in enumerate(dict.fromkeys(point.op for point in found)):
         ours = [point for point in found if point.op == op]
+        label = "kl_div, linear, moments, max" if op == "rows" else op
         axis.scatter([p.gflop / p.gb for p in ours], [1e3 * p.gflop / p.ms for p in ours],
-                     s=18, color=COLORS[k], marker=MARKERS[k], label=op, alpha=0.8)  # fmt: skip
+                     s=18, color=COLORS[k], marker=MARKERS[k], label=label, alpha=0.8)  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=intensity, ylim=(0.2, 3 * gemm))
     axis.set(xlabel="operations a byte", ylabel="GFLOP/s")
     axis.xaxis.set_major_formatter(PLAIN)
     axis.yaxis.set_major_formatter(PLAIN)
-    axis.legend(loc="lower right")
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right upper")
     return figure
 
 

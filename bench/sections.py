@@ -211,6 +211,17 @@ def dropout_section(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def rows_section(report: dict[str, Any]) -> list[str]:
+    return [
+        "## kl_div, linear, teacher_moments, spmm's maximum",
+        "",
+        f"float32; `python bench/bench_rows.py`. {machine(report)}",
+        "",
+        *peer_table(report["rows"], ("op", "case")),
+        "",
+    ]
+
+
 def growth_section(report: dict[str, Any]) -> list[str]:
     cells = [
         [row["kind"], f"{row['num_nodes']:,}", f"{row['ms']:.2f}", f"{row['ns_per_edge']:.2f}"]
@@ -262,7 +273,8 @@ def limits_section(reports: dict[str, dict[str, Any]]) -> list[str]:
             if p.op == op
         ]
         name = "segment" if op == "segment_csr" else op
-        lines += [f"**{op}.** {rest}", "", measured(reports[name]["machine"]), ""]
+        title = "Ops on rows, and spmm's maximum" if op == "rows" else op
+        lines += [f"**{title}.** {rest}", "", measured(reports[name]["machine"]), ""]
         lines += [*table(head, cells), ""]
     return lines
 

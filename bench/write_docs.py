@@ -1,4 +1,4 @@
-"""Write docs/benchmarks.md, its figures and the README's table from the JSON in bench/results.
+"""Write docs/benchmarks.md and roofline.md, figures and README's table from bench/results/*.json.
 
 Run: python bench/write_docs.py
 """
@@ -11,8 +11,9 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from accelerate_section import accelerate_section
+import roofline
 from plots import best_ratio, draw_all
+from section_accelerate import accelerate_section
 from section_relational import relational_section
 from sections import (
     conv_section,
@@ -20,6 +21,7 @@ from sections import (
     growth_section,
     layer_pair_section,
     limits_section,
+    rows_section,
     segment_section,
     spmm_section,
     step_section,
@@ -30,8 +32,28 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results"
 
 
+NAMES = (
+    "layer_pair",
+    "step",
+    "conv",
+    "relational",
+    "dropout",
+    "rows",
+    "spmm",
+    "segment",
+    "growth",
+    "accelerate",
+)
+
+
 def load(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / name).read_text())
+
+
+def all_reports() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """The CPU's by name, and those of GPUs by file name."""
+    reports = {name: load(f"{name}-cpu.json") for name in NAMES}
+    return reports, {path.name: load(path.name) for path in sorted(RESULTS.glob("gpu-*.json"))}
 
 
 def page(reports: dict[str, dict[str, Any]]) -> list[str]:
@@ -42,7 +64,8 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         "compared before anything is timed; sides take turns within one process; medians. The",
         "page-keeping allocator is glibc's with neither mmap nor trim: much of the plain versions'",
         "time goes into page faults. *extra MB* is the peak resident size of a fresh process above",
-        "its size with torch and the data loaded; *difference* the largest relative one.",
+        "its size with torch and the data loaded; *difference* the largest relative one. What each",
+        "op must compute and move: [rooflines](roofline.md).",
         "",
         *limits_section(reports),
         *layer_pair_section(reports["layer_pair"]),
@@ -50,10 +73,11 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *conv_section(reports["conv"]),
         *relational_section(reports["relational"]),
         *dropout_section(reports["dropout"]),
+        *rows_section(reports["rows"]),
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),
         *growth_section(reports["growth"]),
-        *accelerate_section(load("accelerate-cpu.json")),
+        *accelerate_section(reports["accelerate"]),
     ]
 
 
@@ -100,10 +124,10 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    names = ("layer_pair", "step", "conv", "dropout", "spmm", "segment", "growth", "relational")
-    reports = {name: load(f"{name}-cpu.json") for name in names}
+    reports, gpus = all_reports()
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(reports)))
+    (ROOT / "docs/roofline.md").write_text("\n".join(roofline.page(reports, gpus)))
     lines = "\n".join(readme_table(reports))
     readme = (ROOT / "README.md").read_text()
     marked = re.compile(r"(<!-- bench -->\n).*(<!-- end -->)", re.DOTALL)

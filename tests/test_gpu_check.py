@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -49,6 +50,7 @@ def test_dry_run_on_the_cpu(tmp_path):
     assert set(results.values()) <= {"passed", "not run"} and report["finished"]
     assert results["tests/gpu"] == "passed" and "limits" in report
     ops = {"spmm", "spmm max", "conv", "segment_csr", "dropout", "linear", "kl_div"}
+    ops |= {"teacher_moments"}
     assert {row["op"] for row in report["rows"]} == ops | {"layer_pair", "step", "epoch"}
     for row in report["rows"]:
         assert "synthetic" in row["case"] or row["case"].startswith("N=")
@@ -139,6 +141,18 @@ def test_a_part_that_hangs_is_stopped_with_its_children(tmp_path):
     assert time.monotonic() - begin < 3
     time.sleep(3)
     assert not mark.exists()
+
+
+def test_a_signal_waits_until_the_process_it_must_end_is_known():
+    reached = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: reached.append(number))
+    try:
+        with gpu_check.signals_later():
+            signal.raise_signal(signal.SIGTERM)
+            assert reached == []
+        assert reached == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_parts_end_with_what_their_commands_do():
@@ -241,6 +255,16 @@ def test_a_peer_without_room_is_named():
     steps, left_out = gpu_compare.checked(case, "cpu")
     assert "gather + scatter" not in steps and "torch.compile" in steps
     assert left_out["gather + scatter"].startswith("MemoryError: needs 1000000 GB, ")
+
+
+def test_ties_of_a_maximum_may_share_its_gradient():
+    out, dx = torch.randn(4, 5), torch.randn(1000, 20)
+    shared, wrong = dx.clone(), dx.clone()
+    shared[7, 3] *= 0.5
+    wrong[::2] += 1
+    assert gpu_compare.but_for_ties([out, dx], [out, shared]) == 1 / dx.numel()
+    assert gpu_compare.but_for_ties([out, dx], [out, wrong]) == 0.5
+    assert gpu_compare.but_for_ties([out + 1, dx], [out, dx]) > 0.1
 
 
 def test_costs_of_small_cases_by_hand():
