@@ -144,6 +144,8 @@ struct ConvPartial {
   void* dweight;
 };
 
+struct AttentionKernels;  // edge_attention.h
+
 constexpr int64_t kKlDivTile = 512;  // scores that kl_div works on at a time
 
 // Rows of class scores against labels or against log-probabilities; rows that the mask leaves out
@@ -180,6 +182,7 @@ struct Kernels {
   void (*conv_grad)(const ConvGrad&, const ConvPartial&, int64_t begin, int64_t end);
   double (*kl_div)(const KlDivArgs&, int64_t begin, int64_t end, int64_t* correct);  // their sum
   void (*kl_div_grad)(const KlDivArgs&, int64_t begin, int64_t end);
+  const AttentionKernels* attention;
 };
 
 // Null where the compiler or the architecture has no such instructions.

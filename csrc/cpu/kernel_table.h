@@ -12,6 +12,11 @@ namespace ABKD_ISA {
 #include "narrow_kernel.h"
 #include "conv_kernel.h"
 #include "kl_div_kernel.h"
+#include "attention_tiles.h"
+#include "attention_blocks.h"
+#include "edge_attention_kernel.h"
+#include "attention_v2_tiles.h"
+#include "edge_attention_v2_kernel.h"
 // clang-format on
 
 #define ABKD_STRING_(text) #text
@@ -30,7 +35,8 @@ const Kernels table = {ABKD_STRING(ABKD_ISA),
                        transform,
                        conv_grad,
                        kl_div,
-                       kl_div_grad};
+                       kl_div_grad,
+                       &attention_table};
 
 }  // namespace ABKD_ISA
 }  // namespace abkd
