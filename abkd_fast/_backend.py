@@ -85,6 +85,27 @@ SCHEMAS = {
         "(Tensor dout, Tensor? out, Tensor x, Tensor weight, bool want_x, bool want_weight)"
         " -> (Tensor dx, Tensor dweight_t, Tensor dbias)"
     ),
+    "edge_attention": (
+        "(Tensor rowptr, Tensor col, Tensor x, Tensor? x_dst, Tensor att_src, Tensor? att_dst,"
+        " Tensor? score_edge, float negative_slope, float p, Tensor? seed, int layer, int step)"
+        " -> (Tensor out, Tensor stats, Tensor score_src, Tensor score_dst)"
+    ),
+    "edge_attention_backward": (
+        "(Tensor rowptr, Tensor col, Tensor rowptr_t, Tensor col_t, Tensor perm, Tensor dout,"
+        " Tensor x, Tensor? x_dst, Tensor att_src, Tensor? att_dst, Tensor? score_edge, Tensor"
+        " stats, Tensor score_src, Tensor score_dst, float negative_slope, float p, Tensor?"
+        " seed, int layer, int step, bool want_edge) -> (Tensor dx, Tensor dx_dst, Tensor"
+        " datt_src, Tensor datt_dst, Tensor dscore_edge)"
+    ),
+    "edge_attention_v2": (
+        "(Tensor rowptr, Tensor col, Tensor x, Tensor x_dst, Tensor att, float negative_slope,"
+        " float p, Tensor? seed, int layer, int step) -> (Tensor out, Tensor stats)"
+    ),
+    "edge_attention_v2_backward": (
+        "(Tensor rowptr, Tensor col, Tensor rowptr_t, Tensor col_t, Tensor perm, Tensor dout,"
+        " Tensor x, Tensor x_dst, Tensor att, Tensor stats, float negative_slope, float p,"
+        " Tensor? seed, int layer, int step) -> (Tensor dx, Tensor dx_dst, Tensor datt)"
+    ),
     "empty_output": "(Tensor like, SymInt[] size) -> Tensor",
     "transposed": "(Tensor x) -> Tensor",
     "sample_neighbors": (

@@ -67,6 +67,25 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "linear_backward(Tensor dout, Tensor? out, Tensor x, Tensor weight, bool want_x,"
       " bool want_weight) -> (Tensor dx, Tensor dweight_t, Tensor dbias)");
+  m.def(
+      "edge_attention(Tensor rowptr, Tensor col, Tensor x, Tensor? x_dst, Tensor att_src,"
+      " Tensor? att_dst, Tensor? score_edge, float negative_slope, float p, Tensor? seed, int"
+      " layer, int step) -> (Tensor out, Tensor stats, Tensor score_src, Tensor score_dst)");
+  m.def(
+      "edge_attention_backward(Tensor rowptr, Tensor col, Tensor rowptr_t, Tensor col_t,"
+      " Tensor perm, Tensor dout, Tensor x, Tensor? x_dst, Tensor att_src, Tensor? att_dst,"
+      " Tensor? score_edge, Tensor stats, Tensor score_src, Tensor score_dst, float"
+      " negative_slope, float p, Tensor? seed, int layer, int step, bool want_edge) -> (Tensor"
+      " dx, Tensor dx_dst, Tensor datt_src, Tensor datt_dst, Tensor dscore_edge)");
+  m.def(
+      "edge_attention_v2(Tensor rowptr, Tensor col, Tensor x, Tensor x_dst, Tensor att, float"
+      " negative_slope, float p, Tensor? seed, int layer, int step) -> (Tensor out, Tensor"
+      " stats)");
+  m.def(
+      "edge_attention_v2_backward(Tensor rowptr, Tensor col, Tensor rowptr_t, Tensor col_t,"
+      " Tensor perm, Tensor dout, Tensor x, Tensor x_dst, Tensor att, Tensor stats, float"
+      " negative_slope, float p, Tensor? seed, int layer, int step) -> (Tensor dx, Tensor"
+      " dx_dst, Tensor datt)");
   m.def("empty_output(Tensor like, SymInt[] size) -> Tensor");
   m.def("transposed(Tensor x) -> Tensor");
   m.def(

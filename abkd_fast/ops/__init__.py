@@ -2,6 +2,8 @@
 
 from abkd_fast.ops.conv import conv as conv
 from abkd_fast.ops.dropout import dropout as dropout
+from abkd_fast.ops.edge_attention import edge_attention as edge_attention
+from abkd_fast.ops.edge_attention_v2 import edge_attention_v2 as edge_attention_v2
 from abkd_fast.ops.kl_div import kl_div as kl_div
 from abkd_fast.ops.layer_pair import Moments as Moments
 from abkd_fast.ops.layer_pair import layer_pair as layer_pair
@@ -13,4 +15,16 @@ from abkd_fast.ops.sample_neighbors import sample_neighbors as sample_neighbors
 from abkd_fast.ops.segment_csr import segment_csr as segment_csr
 from abkd_fast.ops.spmm import spmm as spmm
 
-OPS = ("spmm", "layer_pair", "dropout", "conv", "segment_csr", "linear", "kl_div", "relational")
+OPS = (
+    "spmm",
+    "layer_pair",
+    "dropout",
+    "conv",
+    "edge_attention",
+    "edge_attention_v2",
+    "relational",
+    "segment_csr",
+    "linear",
+    "kl_div",
+    "sample_neighbors",
+)

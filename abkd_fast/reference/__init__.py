@@ -2,6 +2,8 @@
 
 from abkd_fast.reference.conv import conv as conv
 from abkd_fast.reference.dropout import dropout as dropout
+from abkd_fast.reference.edge_attention import edge_attention as edge_attention
+from abkd_fast.reference.edge_attention_v2 import edge_attention_v2 as edge_attention_v2
 from abkd_fast.reference.kl_div import kl_div as kl_div
 from abkd_fast.reference.layer_pair import layer_pair as layer_pair
 from abkd_fast.reference.linear import linear as linear

@@ -174,6 +174,8 @@ constexpr int64_t relational_block_rows(const RelationalPass& pass, int64_t byte
   return conv_block_rows(widest * bytes);
 }
 
+struct AttentionKernels;  // edge_attention.h
+
 constexpr int64_t kKlDivTile = 512;  // scores that kl_div works on at a time
 
 // Rows of class scores against labels or against log-probabilities; rows that the mask leaves out
@@ -212,6 +214,7 @@ struct Kernels {
   void (*kl_div_grad)(const KlDivArgs&, int64_t begin, int64_t end);
   void (*random_words)(const DropoutMask&, uint64_t first, int64_t count, uint32_t* words);
   void (*relational)(const RelationalPass&, const ConvPartial&, int64_t begin, int64_t end);
+  const AttentionKernels* attention;
 };
 
 // Null where the compiler or the architecture has no such instructions.

@@ -13,6 +13,11 @@ namespace ABKD_ISA {
 #include "conv_kernel.h"
 #include "kl_div_kernel.h"
 #include "relational_kernel.h"
+#include "attention_tiles.h"
+#include "attention_blocks.h"
+#include "edge_attention_kernel.h"
+#include "attention_v2_tiles.h"
+#include "edge_attention_v2_kernel.h"
 // clang-format on
 
 #define ABKD_STRING_(text) #text
@@ -33,7 +38,8 @@ const Kernels table = {ABKD_STRING(ABKD_ISA),
                        kl_div,
                        kl_div_grad,
                        random_words,
-                       relational};
+                       relational,
+                       &attention_table};
 
 }  // namespace ABKD_ISA
 }  // namespace abkd

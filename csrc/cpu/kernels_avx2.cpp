@@ -1,5 +1,6 @@
 // Every processor with AVX2 also has FMA and F16C.
 #include "dispatch.h"
+#include "edge_attention.h"
 #include "layer_pair.h"
 #include "simd_begin.h"
 

@@ -1,4 +1,5 @@
 #include "dispatch.h"
+#include "edge_attention.h"
 #include "layer_pair.h"
 #include "simd_begin.h"
 

@@ -1,5 +1,6 @@
 // The instructions every processor of the architecture has: SSE2 on x86, NEON on ARM.
 #include "dispatch.h"
+#include "edge_attention.h"
 #include "layer_pair.h"
 #include "simd_begin.h"
 

@@ -41,15 +41,9 @@ inline void store_words(Lanes64 a, Lanes64 b, uint32_t* words) {
   memcpy(words + 2 * kCounters, &high, sizeof(high));
 }
 
-// words[w] = word w % 4 of counter first + w / 4, for kPhiloxWords words.
-inline void philox_words(const DropoutMask& mask, uint64_t first, uint32_t* words) {
-  Lanes64 order = {};
-  for (int lane = 0; lane < kCounters; ++lane) {
-    order[lane] = lane / 2 + lane % 2 * (kCounters / 2);
-  }
-  Lanes64 c[kChains][4];
+// The words of the counters whose two lower words are in c[.][0], lane by lane.
+inline void philox_rounds(const DropoutMask& mask, Lanes64 (*c)[4], uint32_t* words) {
   for (int u = 0; u < kChains; ++u) {
-    c[u][0] = order + (first + u * kCounters);
     c[u][1] = c[u][0] >> 32;
     c[u][2] = Lanes64{} + mask.layer;
     c[u][3] = Lanes64{} + mask.step;
@@ -73,6 +67,33 @@ inline void philox_words(const DropoutMask& mask, uint64_t first, uint32_t* word
     const Lanes64 b = (c[u][2] & 0xffffffff) | (c[u][3] << 32);
     store_words(a, b, words + 4 * kCounters * u);
   }
+}
+
+// The number of the counter that a lane holds.
+inline int lane_order(int lane) { return lane / 2 + lane % 2 * (kCounters / 2); }
+
+// words[w] = word w % 4 of counter first + w / 4, for kPhiloxWords words.
+inline void philox_words(const DropoutMask& mask, uint64_t first, uint32_t* words) {
+  Lanes64 order = {};
+  for (int lane = 0; lane < kCounters; ++lane) {
+    order[lane] = lane_order(lane);
+  }
+  Lanes64 c[kChains][4];
+  for (int u = 0; u < kChains; ++u) {
+    c[u][0] = order + (first + u * kCounters);
+  }
+  philox_rounds(mask, c, words);
+}
+
+// words[w] = word w % 4 of counters[w / 4], for kPhiloxWords words.
+inline void philox_words_of(const DropoutMask& mask, const uint64_t* counters, uint32_t* words) {
+  Lanes64 c[kChains][4];
+  for (int u = 0; u < kChains; ++u) {
+    for (int lane = 0; lane < kCounters; ++lane) {
+      c[u][0][lane] = counters[u * kCounters + lane_order(lane)];
+    }
+  }
+  philox_rounds(mask, c, words);
 }
 
 // W elements; words are their random numbers.

@@ -1,0 +1,232 @@
+// Rows of several heads, and sums and products of them. No include guard: see simd_begin.h.
+//
+// A tile is G heads of V vectors each. Widths that are no multiple of the vector end in a vector
+// that overlaps the one before it: sums are computed twice, products count its `fresh` lanes only.
+
+template <int W>
+struct HeadLanes {
+  static constexpr int value = W;
+};
+
+// Calls body(lanes, head) for vectors of consecutive heads, the last ones narrower.
+template <int W, typename Body>
+inline void each_head(int64_t heads, int64_t from, const Body& body) {
+  int64_t h = from;
+  for (; h + W <= heads; h += W) {
+    body(HeadLanes<W>{}, h);
+  }
+  if constexpr (W > 1) {
+    if (h < heads) {
+      each_head<W / 2>(heads, h, body);
+    }
+  }
+}
+
+// Vectors of a tile that keeps so many sums of each.
+template <typename T, int SUMS>
+constexpr int kHeadTile = sizeof(T) == sizeof(float) ? kTile / (SUMS < 2 ? 2 : SUMS) : 4 / SUMS;
+
+// Where a tile lies: from `head` on, features [start, start + last + W) of each of its heads.
+struct TileAt {
+  int64_t head;
+  int64_t start;
+  int64_t last;
+  int64_t fresh;
+};
+
+template <int W, int V>
+inline int64_t vector_at(const TileAt& at, int v) {
+  return at.start + (v + 1 < V ? v * W : at.last);
+}
+
+// Runs body.tile<W, V, G>() over all heads, at most MOST vectors at a time.
+template <int W, int MOST>
+struct HeadTiles {
+  template <typename Body>
+  static void run(const Body& body, int64_t heads, int64_t width) {
+    if (width < W) {
+      HeadTiles<W / 2, MOST>::run(body, heads, width);
+    } else if (width == W) {
+      groups<1, MOST>(body, heads, 0, {0, 0, 0, W});
+    } else if (width <= 2 * W) {
+      groups<2, (MOST > 1 ? MOST / 2 : 1)>(body, heads, 0, {0, 0, width - W, width - W});
+    } else {
+      for (int64_t head = 0; head < heads; ++head) {
+        wide<MOST>(body, head, 0, width);
+      }
+    }
+  }
+
+ private:
+  // Heads of V vectors, G at a time while there are as many.
+  template <int V, int G, typename Body>
+  static void groups(const Body& body, int64_t heads, int64_t head, TileAt at) {
+    for (; head + G <= heads; head += G) {
+      at.head = head;
+      body.template tile<W, V, G>(at);
+    }
+    if constexpr (G > 1) {
+      groups<V, G / 2>(body, heads, head, at);
+    }
+  }
+
+  // One head from `start` on, V vectors at a time while there are as many.
+  template <int V, typename Body>
+  static void wide(const Body& body, int64_t head, int64_t start, int64_t width) {
+    while (start < width) {
+      const int64_t left = width - start;
+      if (left <= (V - 1) * W) {
+        break;
+      }
+      const int64_t features = left < V * W ? left : V * W;
+      const int64_t fresh = features - (V - 1) * W;
+      const int64_t from = V == 1 ? start + fresh - W : start;  // a lone vector reaches back
+      body.template tile<W, V, 1>({head, from, V == 1 ? 0 : features - W, fresh});
+      start += features;
+    }
+    if constexpr (V > 1) {
+      wide<V / 2>(body, head, start, width);
+    }
+  }
+};
+template <int MOST>
+struct HeadTiles<0, MOST> {
+  template <typename Body>
+  static void run(const Body&, int64_t, int64_t) {}  // no features
+};
+
+// sums[k] = sum over edges of weight[k][e, head] * x[node[e], head], k < K; or, with one weight,
+// that times `scale` of the head.
+template <typename T, typename Out, int K>
+struct WeightedSums {
+  using A = Acc<T>;
+  const T* x;  // [nodes, heads, width]
+  const int64_t* node;
+  int64_t count;
+  int64_t ahead;  // prefetch the row of the edge so many edges on; 0: none
+  int64_t heads;
+  int64_t width;
+  const A* weight[K];
+  Out* sums[K];
+  const A* scale = nullptr;
+
+  template <int W, int V, int G>
+  __attribute__((noinline)) void tile(const TileAt& at) const {
+    using Vector = Vec<A, W>;
+    const T* const base = x + at.head * width;
+    const int64_t stride = heads * width;
+    Vector acc[K][G][V] = {};
+    for (int64_t e = 0; e < count; ++e) {
+      const T* const row = base + node[e] * stride;
+      if (ahead != 0) {
+        prefetch_tile<T, W, G * V>(base + node[e + ahead] * stride + at.start);
+      }
+      for (int g = 0; g < G; ++g) {
+        for (int v = 0; v < V; ++v) {
+          const Vector value = Load<W>::of(row + g * width + vector_at<W, V>(at, v));
+          for (int k = 0; k < K; ++k) {
+            acc[k][g][v] += weight[k][e * heads + at.head + g] * value;
+          }
+        }
+      }
+    }
+    for (int k = 0; k < K; ++k) {
+      for (int g = 0; g < G; ++g) {
+        for (int v = 0; v < V; ++v) {
+          const int64_t to = (at.head + g) * width + vector_at<W, V>(at, v);
+          const Vector total = acc[k][g][v];
+          Store<W>::to(sums[k] + to, scale == nullptr ? total : total * scale[at.head + g]);
+        }
+      }
+    }
+  }
+
+  void run() const { HeadTiles<kLanes<T>, kHeadTile<T, K>>::run(*this, heads, width); }
+};
+
+template <typename A, int W>
+inline Vec<A, W> only_fresh(Vec<A, W> v, int64_t fresh) {
+  if (fresh == W) {
+    return v;
+  }
+  for (int lane = 0; lane < W; ++lane) {
+    v[lane] = lane < W - fresh ? 0 : v[lane];
+  }
+  return v;
+}
+
+// out[head] = <a[head], b[head]>, rows [heads, width].
+template <typename TA, typename TB>
+struct HeadDots {
+  using A = Acc<TA>;
+  const TA* a;
+  const TB* b;
+  int64_t width;
+  A* out;
+
+  template <int W, int V, int G>
+  void tile(const TileAt& at) const {
+    for (int g = 0; g < G; ++g) {
+      const int64_t row = (at.head + g) * width;
+      Vec<A, W> acc = {};
+      for (int v = 0; v < V; ++v) {
+        const int64_t i = row + vector_at<W, V>(at, v);
+        const Vec<A, W> product = Load<W>::of(a + i) * Load<W>::of(b + i);
+        acc += v + 1 < V ? product : only_fresh<A, W>(product, at.fresh);
+      }
+      const A total = LaneSum<A, W>::of(acc);
+      A& to = out[at.head + g];
+      to = at.start == 0 ? total : to + total;
+    }
+  }
+};
+
+template <typename TA, typename TB>
+inline void head_dots(const TA* a, const TB* b, int64_t heads, int64_t width, Acc<TA>* out) {
+  if (width == 0) {
+    memset(out, 0, heads * sizeof(Acc<TA>));
+  }
+  HeadTiles<kLanes<TA>, 4>::run(HeadDots<TA, TB>{a, b, width, out}, heads, width);
+}
+
+// to[head, f] += factor[head] * row[head, f].
+template <typename T>
+inline void add_scaled(const Acc<T>* factor, const T* row, int64_t heads, int64_t width,
+                       Acc<T>* to) {
+  constexpr int W = kLanes<T>;
+  for (int64_t h = 0; h < heads; ++h) {
+    const T* source = row + h * width;
+    Acc<T>* target = to + h * width;
+    int64_t f = 0;
+    for (; f + W <= width; f += W) {
+      Store<W>::to(target + f, Load<W>::of(target + f) + factor[h] * Load<W>::of(source + f));
+    }
+    for (; f < width; ++f) {
+      target[f] += factor[h] * Load<1>::of(source + f)[0];
+    }
+  }
+}
+
+// sums[head, f] += factor[head] * row[head, f].
+template <typename T>
+inline void add_scaled_exactly(const Acc<T>* factor, const T* row, int64_t heads, int64_t width,
+                               double* sums) {
+  for (int64_t h = 0; h < heads; ++h) {
+    for (int64_t f = h * width; f < (h + 1) * width; ++f) {
+      sums[f] += static_cast<double>(factor[h]) * Load<1>::of(row + f)[0];
+    }
+  }
+}
+
+// A row in the other of the storage dtype and the accumulation dtype.
+template <typename From, typename To>
+inline void convert_row(const From* from, int64_t count, To* to) {
+  constexpr int W = kLanes<From>;
+  int64_t f = 0;
+  for (; f + W <= count; f += W) {
+    Store<W>::to(to + f, Load<W>::of(from + f));
+  }
+  for (; f < count; ++f) {
+    Store<1>::to(to + f, Load<1>::of(from + f));
+  }
+}

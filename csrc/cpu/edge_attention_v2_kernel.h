@@ -1,0 +1,309 @@
+// Attention whose scores mix both ends of an edge first (GATv2). No include guard: see
+// simd_begin.h.
+//
+// Every pass forms the scores again from l_j + r_i, which it reads anyway.
+
+template <typename T>
+void attend_v2_rows(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
+  using A = Acc<T>;
+  const int64_t heads = pass.heads;
+  const int64_t row = heads * pass.width;
+  const AttentionSpace<A> space(to.scratch, pass.capacity, heads, pass.width);
+  const T* x = static_cast<const T*>(pass.x);
+  A* stats = static_cast<A*>(pass.stats);
+  A* const p = space.edge[0];
+  AttentionBlock block;
+  for (int64_t start = begin; start < end; start = block.stop) {
+    next_block(pass, start, end, &block, space.node);
+    const int64_t elements = block.edges() * heads;
+    for (int64_t i = block.row; i < block.stop; ++i) {
+      const int64_t first = block.begin(i);
+      const int64_t count = block.count(i);
+      convert_row(static_cast<const T*>(pass.x_dst) + i * row, row, space.row[0]);
+      const MixedScores<T, false> scores = {x,
+                                            x,
+                                            space.node + first,
+                                            count,
+                                            pass.ahead,
+                                            heads,
+                                            pass.width,
+                                            static_cast<A>(pass.slope),
+                                            space.row[0],
+                                            nullptr,
+                                            static_cast<const A*>(pass.att_src),
+                                            p + first * heads,
+                                            nullptr};
+      scores.run();
+      softmax_begin<A>(count, heads, p + first * heads, stats + i * 2 * heads);
+    }
+    exp_padded(p, elements);
+    for (int64_t i = block.row; i < block.stop; ++i) {
+      const int64_t first = block.begin(i);
+      softmax_end<A>(block.count(i), heads, p + first * heads, stats + i * 2 * heads);
+    }
+    if (pass.mask != nullptr) {
+      drop_run<A>(*pass.mask, block.first * heads, elements, p, p);
+    }
+    sum_features<T>(pass, block, space.node, p);
+  }
+}
+
+// p = score - max, from a row's statistics.
+template <typename A>
+__attribute__((noinline)) void shift_row(int64_t count, int64_t heads, const A* most, A* p) {
+  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
+    constexpr int W = decltype(lanes)::value;
+    const Vec<A, W> shift = Load<W>::of(most + h);
+    for (int64_t at = h; at < count * heads; at += heads) {
+      Store<W>::to(p + at, Load<W>::of(p + at) - shift);
+    }
+  });
+}
+
+// r = alpha, p likewise until its mask comes.
+template <typename A>
+__attribute__((noinline)) void scale_row(int64_t count, int64_t heads, const A* inverse, A* p,
+                                         A* r) {
+  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
+    constexpr int W = decltype(lanes)::value;
+    const Vec<A, W> scale = Load<W>::of(inverse + h);
+    for (int64_t at = h; at < count * heads; at += heads) {
+      const Vec<A, W> alpha = Load<W>::of(p + at) * scale;
+      Store<W>::to(p + at, alpha);
+      Store<W>::to(r + at, alpha);
+    }
+  });
+}
+
+// q = <dout, l> becomes ds = p q - r delta with delta the row's sum of p q.
+template <typename A>
+__attribute__((noinline)) void score_gradients(int64_t count, int64_t heads, const A* p, A* q,
+                                               const A* r, A* delta) {
+  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
+    constexpr int W = decltype(lanes)::value;
+    Vec<A, W> sum = {};
+    for (int64_t at = h; at < count * heads; at += heads) {
+      sum += Load<W>::of(p + at) * Load<W>::of(q + at);
+    }
+    for (int64_t at = h; at < count * heads; at += heads) {
+      const Vec<A, W> product = Load<W>::of(p + at) * Load<W>::of(q + at);
+      Store<W>::to(q + at, product - Load<W>::of(r + at) * sum);
+    }
+    Store<W>::to(delta + h, sum);
+  });
+}
+
+// One row of the destinations' side, its ds known: dr and the gradient of att.
+template <typename T>
+void mixed_destination(const AttentionPass& pass, const AttentionSpace<Acc<T>>& space,
+                       const int64_t* node, int64_t count, const Acc<T>* ds, int64_t i,
+                       double* datt) {
+  using A = Acc<T>;
+  const int64_t row = pass.heads * pass.width;
+  const T* x = static_cast<const T*>(pass.x);
+  A* const fixed = space.row[2];
+  convert_row(static_cast<const T*>(pass.x_dst) + i * row, row, fixed);
+  const MixedSums<T, false> sums = {
+      x,     x,  node,    count,        pass.heads,  pass.width, static_cast<A>(pass.slope),
+      fixed, ds, nullptr, space.row[0], space.row[1]};
+  sums.run();
+  const A* att = static_cast<const A*>(pass.att_src);
+  for (int64_t f = 0; f < row; ++f) {
+    space.row[0][f] *= att[f];
+    datt[f] += space.row[1][f];
+  }
+  convert_row(space.row[0], row, static_cast<T*>(pass.dx_dst) + i * row);
+}
+
+template <typename T>
+void attend_v2_dst_rows(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                        int64_t end) {
+  using A = Acc<T>;
+  const int64_t heads = pass.heads;
+  const int64_t row = heads * pass.width;
+  const AttentionSpace<A> space(to.scratch, pass.capacity, heads, pass.width);
+  const T* x = static_cast<const T*>(pass.x);
+  const A* stats = static_cast<const A*>(pass.stats);
+  A *p = space.edge[0], *q = space.edge[1], *r = space.edge[2];
+  AttentionBlock block;
+  for (int64_t start = begin; start < end; start = block.stop) {
+    next_block(pass, start, end, &block, space.node);
+    const int64_t elements = block.edges() * heads;
+    for (int64_t i = block.row; i < block.stop; ++i) {
+      const int64_t first = block.begin(i);
+      const int64_t count = block.count(i);
+      convert_row(static_cast<const T*>(pass.x_dst) + i * row, row, space.row[0]);
+      convert_row(static_cast<const T*>(pass.dout) + i * row, row, space.row[1]);
+      const MixedScores<T, true> scores = {x,
+                                           x,
+                                           space.node + first,
+                                           count,
+                                           pass.ahead,
+                                           heads,
+                                           pass.width,
+                                           static_cast<A>(pass.slope),
+                                           space.row[0],
+                                           space.row[1],
+                                           static_cast<const A*>(pass.att_src),
+                                           p + first * heads,
+                                           q + first * heads};
+      scores.run();
+      shift_row<A>(count, heads, stats + i * 2 * heads, p + first * heads);
+    }
+    exp_padded(p, elements);
+    for (int64_t i = block.row; i < block.stop; ++i) {
+      const int64_t at = block.begin(i) * heads;
+      scale_row<A>(block.count(i), heads, stats + (i * 2 + 1) * heads, p + at, r + at);
+    }
+    if (pass.mask != nullptr) {
+      drop_run<A>(*pass.mask, block.first * heads, elements, p, p);
+    }
+    for (int64_t i = block.row; i < block.stop; ++i) {
+      const int64_t first = block.begin(i);
+      const int64_t count = block.count(i);
+      const int64_t at = first * heads;
+      A* record = static_cast<A*>(pass.records) + i * 3 * heads;
+      memcpy(record, stats + i * 2 * heads, 2 * heads * sizeof(A));
+      score_gradients<A>(count, heads, p + at, q + at, r + at, record + 2 * heads);
+      mixed_destination<T>(pass, space, space.node + first, count, q + at, i, to.sums);
+    }
+  }
+}
+
+// From score, <l, dout> and the records to p = exp's argument, or ds and alpha with its mask.
+template <typename A>
+__attribute__((noinline)) void shift_source(const AttentionPass& pass, const int64_t* node,
+                                            int64_t count, A* p) {
+  const A* records = static_cast<const A*>(pass.records);
+  const int64_t heads = pass.heads;
+  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
+    constexpr int W = decltype(lanes)::value;
+    for (int64_t e = 0; e < count; ++e) {
+      const Vec<A, W> most = Load<W>::of(records + node[e] * 3 * heads + h);
+      Store<W>::to(p + e * heads + h, Load<W>::of(p + e * heads + h) - most);
+    }
+  });
+}
+
+template <typename A>
+__attribute__((noinline)) void scale_source(const AttentionPass& pass, const int64_t* node,
+                                            int64_t count, A* p, A* r) {
+  const A* records = static_cast<const A*>(pass.records);
+  const int64_t heads = pass.heads;
+  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
+    constexpr int W = decltype(lanes)::value;
+    for (int64_t e = 0; e < count; ++e) {
+      const A* record = records + (node[e] * 3 + 1) * heads + h;
+      const Vec<A, W> alpha = Load<W>::of(p + e * heads + h) * Load<W>::of(record);
+      Store<W>::to(p + e * heads + h, alpha);
+      Store<W>::to(r + e * heads + h, alpha * Load<W>::of(record + heads));
+    }
+  });
+}
+
+// q = p q - r.
+template <typename A>
+inline void subtract_product(int64_t count, const A* p, A* q, const A* r) {
+  for (int64_t i = 0; i < count; ++i) {
+    q[i] = p[i] * q[i] - r[i];
+  }
+}
+
+// Rows of the transpose: gathers r_i and dout_i.
+template <typename T>
+void attend_v2_src_rows(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                        int64_t end) {
+  using A = Acc<T>;
+  const int64_t heads = pass.heads;
+  const int64_t row = heads * pass.width;
+  const AttentionSpace<A> space(to.scratch, pass.capacity, heads, pass.width);
+  const T* r_rows = static_cast<const T*>(pass.x_dst);
+  const T* dout = static_cast<const T*>(pass.dout);
+  const A* att = static_cast<const A*>(pass.att_src);
+  const A slope = static_cast<A>(pass.slope);
+  A *p = space.edge[0], *q = space.edge[1], *r = space.edge[2], *own = space.row[2];
+  AttentionBlock block;
+  for (int64_t start = begin; start < end; start = block.stop) {
+    next_block(pass, start, end, &block, space.node);
+    const int64_t edges = block.edges();
+    for (int64_t j = block.row; j < block.stop; ++j) {
+      const int64_t first = block.begin(j);
+      convert_row(static_cast<const T*>(pass.x) + j * row, row, own);
+      const MixedScores<T, true> scores = {r_rows,
+                                           dout,
+                                           space.node + first,
+                                           block.count(j),
+                                           pass.ahead,
+                                           heads,
+                                           pass.width,
+                                           slope,
+                                           own,
+                                           own,
+                                           att,
+                                           p + first * heads,
+                                           q + first * heads};
+      scores.run();
+    }
+    shift_source<A>(pass, space.node, edges, p);
+    exp_padded(p, edges * heads);
+    scale_source<A>(pass, space.node, edges, p, r);
+    if (pass.mask != nullptr) {
+      edge_words(*pass.mask, pass.perm + block.first, edges, heads, space.bits);
+      drop_by_words(*pass.mask, space.bits, edges * heads, p);
+    }
+    subtract_product<A>(edges * heads, p, q, r);
+    for (int64_t j = block.row; j < block.stop; ++j) {
+      const int64_t first = block.begin(j);
+      convert_row(static_cast<const T*>(pass.x) + j * row, row, own);
+      const MixedSums<T, true> sums = {
+          r_rows, dout, space.node + first, block.count(j),    heads,        pass.width,
+          slope,  own,  q + first * heads,  p + first * heads, space.row[0], space.row[1]};
+      sums.run();
+      for (int64_t f = 0; f < row; ++f) {
+        space.row[1][f] += att[f] * space.row[0][f];
+      }
+      convert_row(space.row[1], row, static_cast<T*>(pass.dx) + j * row);
+    }
+  }
+}
+
+// -- dispatch ------------------------------------------------------------------------------
+
+#define ABKD_ANY_INDEX(function, T, args, ...) function(T)(args, __VA_ARGS__)
+#define ABKD_SCORE(T) (score_rows<T>)
+#define ABKD_ATTEND(T) (attend_rows<T>)
+#define ABKD_ATTEND_DST(T) (attend_dst_rows<T>)
+#define ABKD_ATTEND_SRC(T) (attend_src_rows<T>)
+#define ABKD_ATTEND_V2(T) (attend_v2_rows<T>)
+#define ABKD_ATTEND_V2_DST(T) (attend_v2_dst_rows<T>)
+#define ABKD_ATTEND_V2_SRC(T) (attend_v2_src_rows<T>)
+
+inline void score(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
+  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_SCORE, pass, to, begin, end)
+}
+inline void attend(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
+  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND, pass, to, begin, end)
+}
+inline void attend_dst(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                       int64_t end) {
+  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_DST, pass, to, begin, end)
+}
+inline void attend_src(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                       int64_t end) {
+  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_SRC, pass, to, begin, end)
+}
+inline void attend_v2(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                      int64_t end) {
+  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_V2, pass, to, begin, end)
+}
+inline void attend_v2_dst(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                          int64_t end) {
+  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_V2_DST, pass, to, begin, end)
+}
+inline void attend_v2_src(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                          int64_t end) {
+  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_V2_SRC, pass, to, begin, end)
+}
+
+const AttentionKernels attention_table = {score,     attend,        attend_dst,   attend_src,
+                                          attend_v2, attend_v2_dst, attend_v2_src};
