@@ -66,6 +66,13 @@ class TrainConfig:
                 raise ValueError(f"{name} must be >= 0, got {value}")
 
 
+# Settings of a model's own; the others have dropout alone.
+_OPTIONS = {
+    "gcnii": ("dropout", "alpha", "theta", "init"),
+    "gat": ("dropout", "heads", "out_heads", "act", "v2"),
+}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Settings of a model beside its depth and width."""
@@ -78,9 +85,22 @@ class ModelConfig:
     """GCNII: identity mapping (lambda in the paper)."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
+    heads: int = 1
+    """GAT: attention heads, which share a hidden layer's width."""
+    out_heads: int | None = None
+    """GAT: heads of the last layer, whose scores are averaged; None = heads."""
+    act: str = "relu"
+    """GAT: relu or elu."""
+    v2: bool = False
+    """GAT: score as GATv2."""
 
     def __post_init__(self) -> None:
         check_choice("init", self.init, ("uniform", "xavier"))
+        check_choice("act", self.act, ("relu", "elu"))
+        for name in ("heads", "out_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.alpha <= 1:
@@ -90,9 +110,8 @@ class ModelConfig:
 
     def options(self, family: str) -> dict[str, object]:
         """Keyword arguments for a model of family."""
-        if family == "gcnii":
-            return asdict(self)
-        return {"dropout": self.dropout}
+        names = _OPTIONS.get(family, ("dropout",))
+        return {name: value for name, value in asdict(self).items() if name in names}
 
 
 @dataclass(frozen=True)
@@ -175,7 +194,7 @@ class TeacherConfig(DataConfig):
     """train-teacher: train a model on labels alone."""
 
     model: str = "gcnii-64x64"
-    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp."""
+    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp, gat."""
     options: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig(epochs=1500)
     seeds: int = 1

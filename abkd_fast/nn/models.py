@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from abkd_fast.graph import CSRGraph
+from abkd_fast.nn.gat import GAT
 from abkd_fast.nn.gcn2_conv import GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv
 from abkd_fast.nn.linear import Linear, dropout
@@ -169,7 +170,7 @@ class MLP(_Stack):
         return self.lins[-1](dropout(x, p, p > 0.0, seed, len(self.lins) - 1))
 
 
-_MODELS: dict[str, type[nn.Module]] = {"gcn": GCN, "gcnii": GCNII, "mlp": MLP}
+_MODELS: dict[str, type[nn.Module]] = {"gcn": GCN, "gcnii": GCNII, "mlp": MLP, "gat": GAT}
 
 
 @dataclass(frozen=True)

@@ -78,9 +78,7 @@ def statistics(score: Tensor, row: Tensor, rows: int) -> Tensor:
     return torch.stack([most, total.reciprocal().masked_fill(empty, 0.0)], dim=1)
 
 
-def mask_of(
-    alpha: Tensor, p: float, seed: Tensor | None, layer: int, step: int
-) -> Tensor:
+def mask_of(alpha: Tensor, p: float, seed: Tensor | None, layer: int, step: int) -> Tensor:
     """What dropout multiplies every element of alpha with."""
     ones = torch.ones_like(alpha)
     return ones if seed is None or p == 0.0 else op_dropout(ones, p, seed, layer, step)
