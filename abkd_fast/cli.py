@@ -39,7 +39,7 @@ exit codes: 0 done, 1 a file, the data or the run failed, 2 wrong flags, 130 int
 """
 
 
-Preset = Literal["paper-cora", "paper-citeseer", "paper-pubmed", "paper-aifb"]
+Preset = Literal["paper-cora", "paper-citeseer", "paper-pubmed", "paper-gat-cora", "paper-aifb"]
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,17 @@ class TrainConfig:
                 raise ValueError(f"{name} must be >= 0, got {value}")
 
 
+# Settings of a model's own; the others have dropout alone.
+_OPTIONS = {  # of each family, beside dropout
+    "gat": ("heads", "out_heads", "act", "v2"),
+    "gcn": ("norm",),
+    "gcnii": ("alpha", "theta", "init"),
+    "mlp": ("norm",),
+    "rgcn": ("num_bases",),
+    "sage": ("norm", "aggr"),
+}
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Settings of a model beside its depth and width."""
@@ -95,13 +106,26 @@ class ModelConfig:
     """SAGE: how neighbours are aggregated: mean, max, min or sum."""
     num_bases: int | None = None
     """R-GCN: bases that the relations' weights are combined from; None = one weight a relation."""
+    heads: int = 1
+    """GAT: attention heads, which share a hidden layer's width."""
+    out_heads: int | None = None
+    """GAT: heads of the last layer, whose scores are averaged; None = heads."""
+    act: str = "relu"
+    """GAT: relu or elu."""
+    v2: bool = False
+    """GAT: score as GATv2."""
 
     def __post_init__(self) -> None:
         check_choice("init", self.init, ("uniform", "xavier"))
         check_choice("aggr", self.aggr, ("mean", "max", "min", "sum"))
+        check_choice("act", self.act, ("relu", "elu"))
+        check_choice("pool", self.pool, ("mean", "sum"))
         if self.norm is not None:
             check_choice("norm", self.norm, ("batch_norm",))
-        check_choice("pool", self.pool, ("mean", "sum"))
+        for name in ("heads", "out_heads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.alpha <= 1:
@@ -113,13 +137,8 @@ class ModelConfig:
 
     def options(self, family: str, data: GraphData) -> dict[str, object]:
         """Keyword arguments for a model of family on these data."""
-        own = {
-            "gcnii": ("alpha", "theta", "init"),
-            "sage": ("norm", "aggr"),
-            "rgcn": ("num_bases",),
-        }
         pool = ("pool",) if isinstance(data, GraphLevelData) else ()
-        names = ("dropout", *own.get(family, ("norm",)), *pool)
+        names = ("dropout", *_OPTIONS[family], *pool)
         return {name: getattr(self, name) for name in names}
 
 
@@ -230,7 +249,7 @@ class TeacherConfig(DataConfig):
     """train-teacher: train a model on labels alone."""
 
     model: str = "gcnii-64x64"
-    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp, sage, rgcn (typed data)."""
+    """FAMILY-LAYERSxWIDTH; families: gat, gcn, gcnii, mlp, sage, rgcn (typed data)."""
     options: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig(epochs=1500)
     seeds: int = 1

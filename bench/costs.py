@@ -158,3 +158,24 @@ def gcnii(
 def adam(parameters: int) -> Cost:
     """Parameter, gradient and two moments read, all but the gradient written; 12 operations."""
     return Cost(12 * parameters, 28 * parameters, 28 * parameters)
+
+
+def edge_attention(
+    nodes: int, edges: int, features: int, heads: int, width: int, mixed: bool
+) -> Cost:
+    """A GAT layer F -> H C (GATv2: ``mixed``), float32, forward and backward.
+
+    Dense: x W three times (twice as many maps in GATv2). Edges: one gathered row of H C forward,
+    and backward one at the destinations and one at the sources (two in GATv2, which gathers dout
+    and W_r x); a multiply-add per feature and weighted sum, GATv2's scores on top in every pass.
+    Arrays of N H C: W x written and read twice, out written, dout read, dW x written and read.
+    """
+    row = 4 * heads * width
+    maps = linear(nodes, features, heads * width)
+    gathers, terms = (4, 14) if mixed else (3, 5)
+    passes = Cost(
+        2 * terms * edges * heads * width,
+        3 * (4 * (nodes + 1) + 4 * edges) + gathers * edges * row + 7 * nodes * row,
+        2 * nodes * row,
+    )
+    return passes + (2 if mixed else 1) * maps

@@ -177,7 +177,7 @@ def test_help(command, tmp_path):
         (["distill", "--abkd.nodes", "val"], 2, "nodes must be one of all, train"),
         (["distill", "--kd.alpha", "2"], 2, "alpha must be in [0, 1], got 2.0"),
         (["distill", "--read.split-seed", "-1"], 2, "split_seed must be >= 0, got -1"),
-        (["distill", "--student", "gat-2x2"], 2, "student: model must be FAMILY-LAYERSxWIDTH"),
+        (["distill", "--student", "gin-2x2"], 2, "student: model must be FAMILY-LAYERSxWIDTH"),
         (["distill", "--student", "gcn-1x2"], 2, "student must have a hidden layer for ABKD"),
         (["distill", "--teacher", "mlp-1x2"], 2, "teacher must have a hidden layer for ABKD"),
         (["distill", "--student-options.alpha", "-1"], 2, "alpha must be in [0, 1], got -1.0"),

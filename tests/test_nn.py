@@ -80,7 +80,7 @@ def test_dropout_on_an_unweighted_sparse_input_counts_entries_as_one():
     assert set(dropped.value.tolist()) == {0.0, 2.0}
 
 
-@pytest.mark.parametrize("family", ["gcn", "gcnii", "mlp", "sage"])
+@pytest.mark.parametrize("family", ["gat", "gcn", "gcnii", "mlp", "sage"])
 def test_models_take_sparse_and_dense_inputs(family):
     dense, sparse = sparse_features()
     model = ModelSpec.parse(f"{family}-3x5").build(6, 2).eval()
@@ -119,7 +119,7 @@ def test_xavier_keeps_the_input_layer_alive():
         GCNII(6, 4, 2, 3, init="he")
 
 
-@pytest.mark.parametrize("text", ["gcnii", "gcnii-4", "gcnii-0x4", "gat-2x4", "gcnii-4x4x4", ""])
+@pytest.mark.parametrize("text", ["gcnii", "gcnii-4", "gcnii-0x4", "gin-2x4", "gcnii-4x4x4", ""])
 def test_model_spec_rejects(text):
     with pytest.raises(ValueError, match="FAMILY-LAYERSxWIDTH"):
         ModelSpec.parse(text)

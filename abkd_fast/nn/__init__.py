@@ -1,5 +1,8 @@
 """Graph layers and models with PyG's argument names; they take a CSRGraph."""
 
+from abkd_fast.nn.gat import GAT as GAT
+from abkd_fast.nn.gat_conv import GATConv as GATConv
+from abkd_fast.nn.gatv2_conv import GATv2Conv as GATv2Conv
 from abkd_fast.nn.gcn2_conv import GCN2Conv as GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv as GCNConv
 from abkd_fast.nn.graph_classifier import GraphClassifier as GraphClassifier

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from abkd_fast.graph import CSRGraph
+from abkd_fast.nn.gat import GAT
 from abkd_fast.nn.gcn2_conv import GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv
 from abkd_fast.nn.linear import Linear, dropout
@@ -211,6 +212,7 @@ class MLP(_Stack):
 
 
 _MODELS: dict[str, type[nn.Module]] = {
+    "gat": GAT,
     "gcn": GCN,
     "gcnii": GCNII,
     "mlp": MLP,

@@ -163,9 +163,9 @@ class _EdgeAttention(Function):
         wanted = ctx.needs_input_grad[5:10]
         if torch.is_grad_enabled():
             names = ("x", "x_dst", "att_src", "att_dst", "score_edge")
-            options = {"negative_slope": negative_slope, "p": p, "layer": layer, "step": step}
-            options |= {"seed": 0 if seed is None else seed}
-            given = dict(zip(names, tensors, strict=True)) | options
+            given = dict(zip(names, tensors, strict=True))
+            given |= {"negative_slope": negative_slope, "p": p, "layer": layer, "step": step}
+            given |= {"seed": 0 if seed is None else seed}
             graph = CSRGraph(Structure(edges[0], edges[1], x.size(0)), None)
             out = reference.edge_attention(graph, **given)
             gradients = differentiable_gradients(out, tensors, wanted, dout)
@@ -182,7 +182,7 @@ def differentiable_gradients(
     out: Tensor, tensors: tuple[Tensor | None, ...], wanted: tuple[bool, ...], dout: Tensor
 ) -> list[Tensor | None]:
     """Gradients that can be differentiated again, of ``out`` in differentiable torch."""
-    inputs = [t for t, want in zip(tensors, wanted, strict=True) if want]
+    inputs = [t for t, want in zip(tensors, wanted, strict=True) if want and t is not None]
     found = iter(torch.autograd.grad(out, inputs, dout, create_graph=True))
     return [next(found) if want else None for want in wanted]
 

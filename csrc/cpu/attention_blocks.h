@@ -156,14 +156,29 @@ __attribute__((noinline)) void softmax_begin(int64_t count, int64_t heads, A* p,
   });
 }
 
+// Sum of term(e) over a row's edges, in parts: the gradient of a score is a small difference of
+// large sums.
+template <typename A, int W, typename Term>
+inline Vec<A, W> sum_in_parts(int64_t count, const Term& term) {
+  constexpr int64_t kPart = 32;
+  Vec<A, W> total = {};
+  for (int64_t first = 0; first < count; first += kPart) {
+    const int64_t stop = count - first < kPart ? count : first + kPart;
+    Vec<A, W> part = {};
+    for (int64_t e = first; e < stop; ++e) {
+      part += term(e);
+    }
+    total += part;
+  }
+  return total;
+}
+
 template <typename A>
 __attribute__((noinline)) void softmax_end(int64_t count, int64_t heads, const A* p, A* stats) {
   each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
     constexpr int W = decltype(lanes)::value;
-    Vec<A, W> sum = {};
-    for (int64_t e = 0; e < count; ++e) {
-      sum += Load<W>::of(p + e * heads + h);
-    }
+    const Vec<A, W> sum =
+        sum_in_parts<A, W>(count, [&](int64_t e) { return Load<W>::of(p + e * heads + h); });
     Store<W>::to(stats + heads + h, count == 0 ? Vec<A, W>{} : 1 / sum);
   });
 }

@@ -106,14 +106,14 @@ __attribute__((noinline)) void weigh_row(int64_t count, int64_t heads, const A* 
   each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
     constexpr int W = decltype(lanes)::value;
     const Vec<A, W> scale = Load<W>::of(inverse + h);
-    Vec<A, W> total = {};
-    for (int64_t at = h; at < count * heads; at += heads) {
+    const Vec<A, W> total = sum_in_parts<A, W>(count, [&](int64_t e) {
+      const int64_t at = e * heads + h;
       const Vec<A, W> alpha = Load<W>::of(p + at) * scale;
       const Vec<A, W> sloped = Load<W>::of(q + at) * alpha;
       Store<W>::to(p + at, alpha);
       Store<W>::to(r + at, sloped);
-      total += sloped;
-    }
+      return sloped;
+    });
     Store<W>::to(sum + h, total);
   });
 }
@@ -264,13 +264,12 @@ __attribute__((noinline)) void weigh_source(const AttentionPass& pass, const int
   const int64_t heads = pass.heads;
   each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
     constexpr int W = decltype(lanes)::value;
-    Vec<A, W> total = {};
-    for (int64_t e = 0; e < count; ++e) {
+    const Vec<A, W> total = sum_in_parts<A, W>(count, [&](int64_t e) {
       const A* record = records + (node[e] * 4 + 2) * heads + h;
       const Vec<A, W> alpha = Load<W>::of(p + e * heads + h) * Load<W>::of(record);
       Store<W>::to(p + e * heads + h, alpha);
-      total += alpha * Load<W>::of(q + e * heads + h) * Load<W>::of(record + heads);
-    }
+      return alpha * Load<W>::of(q + e * heads + h) * Load<W>::of(record + heads);
+    });
     Store<W>::to(sum + h, total);
   });
 }

@@ -81,10 +81,9 @@ __attribute__((noinline)) void score_gradients(int64_t count, int64_t heads, con
                                                const A* r, A* delta) {
   each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
     constexpr int W = decltype(lanes)::value;
-    Vec<A, W> sum = {};
-    for (int64_t at = h; at < count * heads; at += heads) {
-      sum += Load<W>::of(p + at) * Load<W>::of(q + at);
-    }
+    const Vec<A, W> sum = sum_in_parts<A, W>(count, [&](int64_t e) {
+      return Load<W>::of(p + e * heads + h) * Load<W>::of(q + e * heads + h);
+    });
     for (int64_t at = h; at < count * heads; at += heads) {
       const Vec<A, W> product = Load<W>::of(p + at) * Load<W>::of(q + at);
       Store<W>::to(q + at, product - Load<W>::of(r + at) * sum);
