@@ -167,6 +167,8 @@ class DataConfig:
     """Folder with the raw files, ROOT/cora/ind.cora.x and so on; default: $ABKD_DATA."""
     read: ReadOptions = ReadOptions()
     """How to read --data."""
+    inductive: bool = False
+    """Train on the graph among the training nodes only; validate and test on all of it."""
 
     def __post_init__(self) -> None:
         if self.data is None:

@@ -44,8 +44,10 @@ from abkd_fast.trainer import Distiller
 def load_data(config: DataConfig) -> GraphData:
     """The registered data set, or the user's own files."""
     if config.data is not None:
-        return datasets.load_path(config.data, **asdict(config.read))
-    return datasets.load(config.dataset, root=config.root)
+        data = datasets.load_path(config.data, **asdict(config.read))
+    else:
+        data = datasets.load(config.dataset, root=config.root)
+    return data.inductive() if config.inductive else data
 
 
 def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
@@ -55,7 +57,8 @@ def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
         activation = "softmax" if data.task == MULTICLASS.name else "sigmoid"
         terms.append(KD(**asdict(config.kd), activation=activation))
     if "abkd" in config.terms:
-        terms.append(config.abkd.build(data.training.train_mask))
+        # where steps see training rows only, those are all
+        terms.append(config.abkd.build(data.train_mask if data.training is data else None))
     return sum(terms[1:], start=terms[0]) if terms else None
 
 
@@ -159,6 +162,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
         data=config.data,
         root=config.root,
         read=config.read,
+        inductive=config.inductive,
         model=config.teacher,
         options=config.teacher_options,
         train=config.teacher_train,
