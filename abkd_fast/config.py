@@ -234,6 +234,8 @@ class DataConfig:
     capture_step: bool = False
     """On a GPU, capture the training step in a CUDA graph and replay it: the same results in less
     time. Where that is not possible, a line says why."""
+    inductive: bool = False
+    """Train on the graph among the training nodes only; validate and test on all of it."""
 
     def __post_init__(self) -> None:
         if self.data is None:

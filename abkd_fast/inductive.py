@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,10 @@ class InductiveData(GraphData):
     def training(self) -> GraphData:
         """The subgraph that the training nodes induce, all its nodes in the training mask."""
         return self.subgraph(self.train_mask.nonzero().flatten())
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return hashlib.sha256(f"inductive {super()._fingerprint}".encode()).hexdigest()
 
 
 @torch.no_grad()

@@ -45,8 +45,11 @@ from abkd_fast.trainer import Distiller
 def load_data(config: DataConfig) -> GraphData:
     """The registered data set, or the user's own files, on the device."""
     if config.data is not None:
-        return datasets.load_path(config.data, **asdict(config.read)).to(config.device)
-    return datasets.load(config.dataset, root=config.root).to(config.device)
+        data = datasets.load_path(config.data, **asdict(config.read))
+    else:
+        data = datasets.load(config.dataset, root=config.root)
+    data = data.to(config.device)
+    return data.inductive() if config.inductive else data
 
 
 def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
@@ -56,7 +59,8 @@ def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
         activation = "softmax" if data.task == MULTICLASS.name else "sigmoid"
         terms.append(KD(**asdict(config.kd), activation=activation))
     if "abkd" in config.terms:
-        terms.append(config.abkd.build(data.training.train_mask))
+        # where steps see training rows only, those are all
+        terms.append(config.abkd.build(data.train_mask if data.training is data else None))
     return sum(terms[1:], start=terms[0]) if terms else None
 
 
@@ -179,6 +183,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
         read=config.read,
         device=config.device,
         capture_step=config.capture_step,
+        inductive=config.inductive,
         model=config.teacher,
         options=config.teacher_options,
         train=config.teacher_train,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Task:
+class Task(ABC):
     """One kind of prediction; rows are nodes, or graphs for graph-level data.
 
     Attributes:
@@ -51,13 +52,13 @@ class Task:
         """``scores()[metric]``, without the other metrics."""
         return self.scores(logits, y, mask)[self.metric]
 
+    @abstractmethod
     def scores(self, logits: Tensor, y: Tensor, mask: Tensor) -> dict[str, float]:
         """All metrics of the rows in ``mask``, in percent.
 
         Raises:
             ValueError: a metric is not defined on these labels.
         """
-        raise NotImplementedError(f"{self.name} must define scores")
 
     def _check_floats(self, y: Tensor) -> None:
         ok = y.dim() == 2 and y.is_floating_point() and y.size(1) > 0

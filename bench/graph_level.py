@@ -30,13 +30,16 @@ class Setting:
     pool: str
     runs: int
     train: TrainConfig
+    teach: TrainConfig
 
 
 QUICK = TrainConfig(epochs=150, patience=None, monitor="val_metric", lr=0.01)
+SHORT = replace(QUICK, epochs=100)
+CYCLE = replace(QUICK, epochs=300, lr=0.02, schedule="onecycle")
 SETTINGS = (
-    Setting("mutag", "gcn-4x32", "gcn-2x4", "sum", 10, QUICK),
-    Setting("proteins", "gcn-4x32", "gcn-2x4", "mean", 10, replace(QUICK, epochs=100)),
-    Setting("ogbg-molbace", "gcn-4x64", "gcn-2x8", "mean", 3, QUICK),
+    Setting("mutag", "gcn-4x32", "gcn-2x4", "sum", 10, QUICK, QUICK),
+    Setting("proteins", "gcn-4x32", "gcn-2x4", "mean", 10, SHORT, SHORT),
+    Setting("ogbg-molbace", "gcn-4x64", "gcn-2x8", "mean", 3, QUICK, CYCLE),
 )
 
 
@@ -63,9 +66,8 @@ def run(setting: Setting, root: str | None) -> None:
         data = load(setting.name, root=root, **folds)
         torch.manual_seed(index)
         teacher = build(setting.teacher, data, setting.pool)
-        fitted = Distiller(
-            None, teacher, data, seed=index, config=setting.train, callbacks=()
-        ).fit()
+        config = setting.teach
+        fitted = Distiller(None, teacher, data, seed=index, config=config, callbacks=()).fit()
         scores["teacher"].append(fitted.metrics["student"]["test"])
         for name, objective in objectives(data).items():
             torch.manual_seed(index)

@@ -6,8 +6,10 @@ import pytest
 import torch
 from helpers import small_data
 
-from abkd_fast import ABKD, KD, CSRGraph, Distiller, TeacherCache, TrainConfig, predict
+from abkd_fast import ABKD, KD, CSRGraph, Distiller, TeacherCache, TrainConfig, load_model, predict
+from abkd_fast.config import ABKDConfig, DistillConfig
 from abkd_fast.nn import GCN, GCNII
+from abkd_fast.runs import distill
 
 CONFIG = TrainConfig(epochs=60, patience=None, lr=0.03)
 
@@ -63,6 +65,7 @@ def test_inductive_students_learn():
     assert run.metrics["student"]["test"] > 60
     scores = data.kind.scores(predict(teacher, data), data.y, data.test_mask)
     assert run.metrics["teacher"]["test"] == pytest.approx(scores["acc"])
+    assert data.fingerprint() != small_data(num_nodes=120).fingerprint()  # another run
     cache = TeacherCache.build(teacher, data.training)
     again = GCN(8, 4, 2, 3, dropout=0.0)
     run = Distiller(cache, again, data, KD(), config=replace(CONFIG, epochs=2), callbacks=()).fit()
@@ -106,3 +109,33 @@ def test_students_on_a_changed_graph():
     assert not torch.allclose(after[5], before[5])
     student.eval()
     torch.testing.assert_close(after, student(x, graph))
+
+
+def test_the_command_line_trains_inductively(tmp_path, monkeypatch):
+    seen = []
+
+    def read(name, root):
+        seen.append(name)
+        return small_data()
+
+    monkeypatch.setattr("abkd_fast.data.load", read)
+    train = TrainConfig(epochs=3, patience=None)
+    config = DistillConfig(
+        dataset="cora",
+        inductive=True,
+        teacher="gcn-2x8",
+        student="gcn-2x2",
+        abkd=ABKDConfig(nodes="train"),
+        train=train,
+        teacher_train=train,
+        teachers=tmp_path / "teachers",
+        out=tmp_path / "out",
+    )
+    metrics = distill(config)
+    assert seen and metrics["config"]["inductive"]
+    (folder,) = (tmp_path / "teachers").iterdir()
+    teacher, about = load_model(folder / "teacher.safetensors")
+    data = small_data().inductive()
+    assert about.fingerprint == data.fingerprint()
+    scores = data.kind.scores(predict(teacher, data), data.y, data.test_mask)
+    assert metrics["teacher"]["test"]["mean"] == pytest.approx(scores["acc"])

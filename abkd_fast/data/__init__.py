@@ -7,6 +7,7 @@ from abkd_fast.data.errors import DataError as DataError
 from abkd_fast.data.folder import from_folder as from_folder
 from abkd_fast.data.graph_data import GraphData as GraphData
 from abkd_fast.data.graph_level import GraphLevelData as GraphLevelData
+from abkd_fast.data.graph_sets import read_molecules as read_molecules
 from abkd_fast.data.npz import from_npz as from_npz
 from abkd_fast.data.ogb import OgbArrays as OgbArrays
 from abkd_fast.data.ogb import read_ogb as read_ogb

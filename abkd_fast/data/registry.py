@@ -116,7 +116,8 @@ _PHOTO = partial(_random_split_npz, "amazon-photo", "amazon_photo.npz", True)
 _CS = partial(_random_split_npz, "coauthor-cs", "coauthor_cs.npz", True)
 _ML = partial(_random_split_npz, "cora-ml", "cora_ml.npz", False)
 _CORA, _CITESEER, _PUBMED = (partial(_planetoid, name) for name in ("cora", "citeseer", "pubmed"))
-_MINES, _SCAFFOLD, _NELL = "5000/2500/2500", "1210/151/152", "105/323/646"
+_MINES, _SCAFFOLD = "5000/2500/2500", "1210/151/152"
+_NO_ALLY = "validation nodes taken from the test set"
 _ALL = (
     Dataset("digits", "digit images", 1797, 24678, 64, 10, "200/500/1097", digits, "embedded"),
     Dataset("cora", f"citations, {_BAG}", 2708, 10556, 1433, 7, "140/500/1000", _CORA),
@@ -135,17 +136,7 @@ _ALL = (
     Dataset(
         "ogbg-molbace", "molecules", 51577, 111536, 174, 1, _SCAFFOLD, _BACE, "OGB, downloaded"
     ),
-    Dataset(
-        "nell",
-        "validation from test nodes",
-        65755,
-        251550,
-        61278,
-        210,
-        _NELL,
-        read_nell,
-        "ABKD_DATA",
-    ),
+    Dataset("nell", _NO_ALLY, 65755, 251550, 61278, 186, "105/323/646", read_nell, "ABKD_DATA"),
     *_published("arxiv", (169343, 2315598, 128, 40, "90941/29799/48603")),
     *_published("products", (2449029, 123718280, 100, 47, "196615/39323/2213091")),
 )
