@@ -26,6 +26,7 @@ from abkd_fast.memory import empty_cache as empty_cache
 from abkd_fast.memory import memory_reserved as memory_reserved
 from abkd_fast.model_file import load_model as load_model
 from abkd_fast.model_file import save_model as save_model
+from abkd_fast.relational_graph import RelationalGraph as RelationalGraph
 from abkd_fast.result import DistillResult as DistillResult
 from abkd_fast.result import TrainingError as TrainingError
 from abkd_fast.teacher import TeacherCache as TeacherCache

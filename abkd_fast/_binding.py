@@ -19,6 +19,8 @@ _KNOWN: dict[str, Callable[[GraphData], Any]] = {
     "edge_weight": lambda data: data.adj_t.values(),
     "adj_t": lambda data: data.adj_t,
     "adj": lambda data: data.adj_t,
+    "relations": lambda data: data.relations,
+    "other_x": lambda data: data.other_x,
 }
 _FIX = "pass forward=lambda model, data: ... to call it your way"
 

@@ -38,7 +38,7 @@ exit codes: 0 done, 1 a file, the data or the run failed, 2 wrong flags, 130 int
 """
 
 
-Preset = Literal["paper-cora", "paper-citeseer", "paper-pubmed"]
+Preset = Literal["paper-cora", "paper-citeseer", "paper-pubmed", "paper-aifb"]
 
 
 @dataclass(frozen=True)

@@ -82,6 +82,8 @@ class ModelConfig:
     """GCN, SAGE, MLP: batch_norm normalises before every ReLU."""
     aggr: str = "mean"
     """SAGE: how neighbours are aggregated: mean, max, min or sum."""
+    num_bases: int | None = None
+    """R-GCN: bases that the relations' weights are combined from; None = one weight a relation."""
 
     def __post_init__(self) -> None:
         check_choice("init", self.init, ("uniform", "xavier"))
@@ -92,12 +94,18 @@ class ModelConfig:
             raise ValueError(f"dropout must be in [0, 1), got {self.dropout}")
         if not 0 <= self.alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {self.alpha}")
+        if self.num_bases is not None and self.num_bases < 1:
+            raise ValueError(f"num_bases must be >= 1 or None, got {self.num_bases}")
         if not 0 <= self.theta < float("inf"):
             raise ValueError(f"theta must be >= 0 and finite, got {self.theta}")
 
     def options(self, family: str) -> dict[str, object]:
         """Keyword arguments for a model of family."""
-        own = {"gcnii": ("alpha", "theta", "init"), "sage": ("norm", "aggr")}
+        own = {
+            "gcnii": ("alpha", "theta", "init"),
+            "sage": ("norm", "aggr"),
+            "rgcn": ("num_bases",),
+        }
         names = ("dropout", *own.get(family, ("norm",)))
         return {name: getattr(self, name) for name in names}
 
@@ -182,7 +190,7 @@ class TeacherConfig(DataConfig):
     """train-teacher: train a model on labels alone."""
 
     model: str = "gcnii-64x64"
-    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp, sage."""
+    """FAMILY-LAYERSxWIDTH; families: gcn, gcnii, mlp, sage, rgcn (typed data)."""
     options: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig(epochs=1500)
     seeds: int = 1

@@ -123,14 +123,32 @@ def _fit_seed(
 
 def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
     family = ModelSpec.parse(model).family
+    if family != "rgcn" and data.x is None:
+        raise SettingError(f"model must be rgcn for {data.name!r}, which has no features: {model}")
+    settings = options.options(family) | (_typed(data) if family == "rgcn" else {})
     return ModelFile(
         spec=model,
         in_channels=data.num_features,
         out_channels=data.num_classes,
-        options=options.options(family),
+        options=settings,
         dataset=data.name,
         fingerprint=data.fingerprint(),
     )
+
+
+def _typed(data: GraphData) -> dict[str, object]:
+    """What R-GCN must know of the graph."""
+    if data.relations is None:
+        raise SettingError(f"model must not be rgcn for {data.name!r}, which has no relations")
+    target, *others = data.relations.num_nodes
+    featureless = data.x is None and not others
+    embedded = [kind for kind in others if kind not in data.other_x]
+    return {
+        "num_nodes": data.relations.num_nodes,
+        "num_relations": data.relations.num_relations,
+        "embedded": [target, *embedded] if data.x is None and others else embedded,
+        "featureless": featureless,
+    }
 
 
 def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
@@ -230,7 +248,7 @@ def _metrics(
         "dataset": {
             "name": data.name,
             "num_nodes": data.num_nodes,
-            "num_edges": data.graph.num_edges,
+            "num_edges": (data.relations or data.graph).num_edges,
             "num_features": data.num_features,
             "num_classes": data.num_classes,
             "synthetic": data.synthetic,

@@ -1,6 +1,6 @@
 """Accuracy of teachers and students: tune every objective with one budget, then run ten seeds.
 
-    ABKD_DATA=DIR python bench/study.py [teachers] [cora] [pubmed]
+    ABKD_DATA=DIR python bench/study.py [teachers] [cora] [pubmed] [aifb]
 
 Every cell is one ``abkd-fast`` command in its own process, so the tables can be reproduced line by
 line; a stopped study goes on where it was. Selection looks at validation accuracy only. Writes
@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import study_aifb
 
 FINAL_SEEDS, TEACHER_SEEDS = 10, 5
 ROOT = Path(__file__).resolve().parents[1]
@@ -180,17 +182,20 @@ def run_teachers(workers: ThreadPoolExecutor) -> None:
 def main() -> None:
     """Run what is asked for, then write the page from all results there are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="teachers, cora, pubmed; none: write the page")
+    parser.add_argument("parts", nargs="*", help="teachers, cora, pubmed, aifb; none: the page")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    if unknown := set(options.parts) - {"teachers", *STUDIES}:
-        parser.error(f"parts must be teachers, cora or pubmed, got {', '.join(unknown)}")
+    if unknown := set(options.parts) - {"teachers", "aifb", *STUDIES}:
+        parser.error(f"parts must be teachers, cora, pubmed or aifb, got {', '.join(unknown)}")
     with ThreadPoolExecutor(options.workers) as workers:
         if "teachers" in options.parts:
             run_teachers(workers)
         for dataset in STUDIES:
             if dataset in options.parts:
                 run_students(dataset, workers)
+    if "aifb" in options.parts:
+        found = study_aifb.run(command, RUNS / "aifb")
+        (RESULTS / "aifb.json").write_text(json.dumps(found, indent=1) + "\n")
     (ROOT / "docs/accuracy.md").write_text("\n".join(page()))
 
 
@@ -212,6 +217,9 @@ def page() -> list[str]:
         path = RESULTS / f"{dataset}-students.json"
         if path.exists():
             lines += _students(json.loads(path.read_text()))
+    if (RESULTS / "aifb.json").exists():
+        report = json.loads((RESULTS / "aifb.json").read_text())
+        lines += study_aifb.section(report, _accuracy)
     return [*lines, ""]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from accelerate_section import accelerate_section
 from plots import best_ratio, draw_all
+from section_relational import relational_section
 from sections import (
     conv_section,
     dropout_section,
@@ -47,6 +48,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *layer_pair_section(reports["layer_pair"]),
         *step_section(reports["step"]),
         *conv_section(reports["conv"]),
+        *relational_section(reports["relational"]),
         *dropout_section(reports["dropout"]),
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),
@@ -98,7 +100,7 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    names = ("layer_pair", "step", "conv", "dropout", "spmm", "segment", "growth")
+    names = ("layer_pair", "step", "conv", "dropout", "spmm", "segment", "growth", "relational")
     reports = {name: load(f"{name}-cpu.json") for name in names}
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(reports)))

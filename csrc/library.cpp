@@ -70,6 +70,17 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       " -> (Tensor out, Tensor arg)");
   m.def("segment_csr_expand(Tensor out, Tensor indptr, SymInt size) -> Tensor");
   m.def("segment_csr_extremum_dsrc(Tensor arg, Tensor dout, Tensor indptr, SymInt size) -> Tensor");
+  m.def(
+      "relational(Tensor[] stack, Tensor[] stack_t, SymInt[] pairs, SymInt[] pairs_t, SymInt[] "
+      "roots,"
+      " Tensor x, Tensor? x_root, Tensor weight, Tensor? root, Tensor? bias, bool mean, bool relu,"
+      " SymInt[] orders) -> Tensor");
+  m.def(
+      "relational_backward(Tensor[] stack, Tensor[] stack_t, Tensor? value_t, SymInt[] pairs,"
+      " SymInt[] pairs_t, SymInt[] roots, Tensor dout, Tensor? out, Tensor x, Tensor? x_root,"
+      " Tensor weight, Tensor? root, bool mean, SymInt[] orders, bool want_x,"
+      " bool want_x_root, bool want_weight, bool want_root, bool want_bias)"
+      " -> (Tensor dx, Tensor dx_root, Tensor dweight, Tensor droot, Tensor dbias)");
 }
 
 static PyObject* memory_reserved(PyObject*, PyObject*) {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -15,6 +16,7 @@ from abkd_fast._checks import FLOATS, check_finite, check_tensor
 from abkd_fast._csr import tensor_bytes
 from abkd_fast._first_hop import aggregate_features
 from abkd_fast.graph import CSRGraph
+from abkd_fast.relational_graph import RelationalGraph
 
 _SPLITS = ("train", "val", "test")
 
@@ -28,7 +30,8 @@ class GraphData:
     :func:`dataclasses.replace` to change a part.
 
     Args:
-        x: [N, F] float features, dense, or a CSRGraph [N, F] with weights for sparse ones.
+        x: [N, F] float features, dense, or a CSRGraph [N, F] with weights for sparse ones; None
+            for typed nodes without features.
         graph: [N, N] adjacency, row = destination, without added self-loops.
         y: [N] int64 labels; a negative label means unlabelled and is allowed outside the masks.
         train_mask: [N] bool.
@@ -36,12 +39,15 @@ class GraphData:
         test_mask: [N] bool.
         name: shown in tables and stored in metrics.
         synthetic: whether the data were generated, not measured.
+        relations: a typed graph around these nodes, which are its first type; ``graph`` then is
+            what objectives that compare neighbourhoods use.
+        other_x: node type -> [n, F] features of the other types that have any.
 
     Raises:
         ValueError: names the part, the expectation and the value found.
     """
 
-    x: Tensor | CSRGraph
+    x: Tensor | CSRGraph | None
     graph: CSRGraph
     y: Tensor
     train_mask: Tensor
@@ -49,6 +55,8 @@ class GraphData:
     test_mask: Tensor
     name: str = "data"
     synthetic: bool = False
+    relations: RelationalGraph | None = None
+    other_x: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.graph, CSRGraph):
@@ -58,26 +66,48 @@ class GraphData:
             raise ValueError(f"graph must be square, got {self.graph.shape}")
         if self.num_nodes == 0:
             raise ValueError("graph must have at least one node, got 0")
-        self._check_features()
+        self._check_relations()
+        if self.x is not None:
+            self._check_features(self.x)
         check_tensor("y", self.y, dim=1, dtypes=[torch.int64], device=self.graph.device)
         self._check_length("y", self.y.numel())
         self._check_masks()
 
-    def _check_features(self) -> None:
-        if isinstance(self.x, CSRGraph):
-            if self.x.value is None:
+    def _check_relations(self) -> None:
+        if self.relations is None:
+            if self.x is None or self.other_x:
+                raise ValueError("relations must be given where x is None or there is other_x")
+            return
+        first = next(iter(self.relations.num_nodes.items()))
+        if first[1] != self.num_nodes:
+            raise ValueError(
+                f"relations must have the N={self.num_nodes} nodes of graph as its first type, "
+                f"got {first[1]} of type {first[0]!r}"
+            )
+        for kind, x in self.other_x.items():
+            if kind == first[0] or kind not in self.relations.num_nodes:
+                raise ValueError(f"other_x must be of other node types, got {kind!r}")
+            check_tensor(f"other_x[{kind!r}]", x, dim=2, dtypes=FLOATS, device=self.graph.device)
+            expected = [self.relations.num_nodes[kind], self.num_features]
+            if list(x.shape) != expected:
+                raise ValueError(f"other_x[{kind!r}] must be {expected} as x, got {list(x.shape)}")
+            check_finite(f"other_x[{kind!r}]", x)
+
+    def _check_features(self, x: Tensor | CSRGraph) -> None:
+        if isinstance(x, CSRGraph):
+            if x.value is None:
                 raise ValueError(
                     "x must have weights, got an unweighted CSRGraph; use "
                     "x.with_value(torch.ones(x.num_edges))"
                 )
-            if self.x.device != self.graph.device:
-                raise ValueError(f"x must be on {self.graph.device}, got {self.x.device}")
-            self._check_length("x", self.x.num_dst)
-            check_finite("x.value", self.x.value)
+            if x.device != self.graph.device:
+                raise ValueError(f"x must be on {self.graph.device}, got {x.device}")
+            self._check_length("x", x.num_dst)
+            check_finite("x.value", x.value)
         else:
-            check_tensor("x", self.x, dim=2, dtypes=FLOATS, device=self.graph.device)
-            self._check_length("x", self.x.size(0))
-            check_finite("x", self.x)
+            check_tensor("x", x, dim=2, dtypes=FLOATS, device=self.graph.device)
+            self._check_length("x", x.size(0))
+            check_finite("x", x)
         if self.num_features == 0:
             raise ValueError("x must have at least one feature, got 0")
 
@@ -118,7 +148,9 @@ class GraphData:
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """F; N for nodes without features, which are looked up."""
+        if self.x is None:
+            return self.num_nodes
         return self.x.num_src if isinstance(self.x, CSRGraph) else self.x.size(1)
 
     @cached_property
@@ -137,7 +169,7 @@ class GraphData:
         return self.graph.to_torch()
 
     @cached_property
-    def dense_x(self) -> Tensor:
+    def dense_x(self) -> Tensor | None:
         """[N, F] features as one dense tensor; sparse ones are expanded once and kept."""
         return self.x.to_dense() if isinstance(self.x, CSRGraph) else self.x
 
@@ -149,6 +181,8 @@ class GraphData:
         nothing. Dense features of up to 1 GiB are aggregated, and held twice from then on; sparse
         ones where A_hat x has at most as many entries as x and A_hat together.
         """
+        if self.x is None:
+            return None
         return aggregate_features(self.graph.gcn_norm(), self.x)
 
     def arguments(self, model: torch.nn.Module) -> tuple[Any, ...]:
@@ -166,9 +200,14 @@ class GraphData:
 
     def to(self, device: torch.device | str) -> GraphData:
         """The same data on another device."""
-        masks = {f"{split}_mask": mask.to(device) for split, mask in self._masks()}
-        x, graph, y = self.x.to(device), self.graph.to(device), self.y.to(device)
-        return GraphData(x, graph, y, **masks, name=self.name, synthetic=self.synthetic)
+        x = None if self.x is None else self.x.to(device)
+        graph, y = self.graph.to(device), self.y.to(device)
+        rest: dict[str, Any] = {f"{split}_mask": m.to(device) for split, m in self._masks()}
+        rest |= {
+            "relations": None if self.relations is None else self.relations.to(device),
+            "other_x": {kind: value.to(device) for kind, value in self.other_x.items()},
+        }
+        return GraphData(x, graph, y, name=self.name, synthetic=self.synthetic, **rest)
 
     def fingerprint(self) -> str:
         """SHA-256 over graph, x, y and the split: equal data have equal fingerprints."""
@@ -179,9 +218,14 @@ class GraphData:
         digest = hashlib.sha256(self.graph.fingerprint().encode())
         if isinstance(self.x, CSRGraph):
             digest.update(self.x.fingerprint().encode())
-        else:
+        elif self.x is not None:
             digest.update(f"{self.x.dtype}{list(self.x.shape)}".encode())
             digest.update(tensor_bytes(self.x))
+        if self.relations is not None:
+            digest.update(self.relations.fingerprint().encode())
+        for kind, x in sorted(self.other_x.items()):
+            digest.update(f"{kind} {x.dtype} {list(x.shape)}".encode())
+            digest.update(tensor_bytes(x))
         for part in (self.y, *(mask for _, mask in self._masks())):
             digest.update(tensor_bytes(part))
         return digest.hexdigest()
@@ -217,7 +261,7 @@ class GraphData:
 
     def __repr__(self) -> str:
         """Sizes and split."""
-        form = "sparse" if isinstance(self.x, CSRGraph) else "dense"
+        form = "sparse" if isinstance(self.x, CSRGraph) else "none" if self.x is None else "dense"
         counts = "/".join(str(int(mask.sum())) for _, mask in self._masks())
         return (
             f"GraphData({self.name}, num_nodes={self.num_nodes}, num_edges={self.graph.num_edges}, "

@@ -17,8 +17,9 @@ from abkd_fast.data.folder import from_folder
 from abkd_fast.data.graph_data import GraphData
 from abkd_fast.data.npz import from_npz
 from abkd_fast.data.planetoid import read_planetoid
-from abkd_fast.data.sources import locate, total_bytes
+from abkd_fast.data.sources import LOCAL, locate, total_bytes
 from abkd_fast.data.synthetic import dcsbm, rmat_data
+from abkd_fast.data.typed import acm, aifb
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Dataset:
         size = total_bytes(self.name)
         if size:
             return f"download, {size / 1e6:.1f} MB"
+        if self.name in LOCAL:
+            return "local files"
         return "generated" if self.name.startswith("synthetic") else "embedded"
 
     def options(self) -> list[str]:
@@ -105,6 +108,8 @@ _ALL = (
     Dataset("coauthor-cs", "co-authors, keywords", 18333, 163788, 6805, 15, _RANDOM, _CS),
     Dataset("cora-ml", f"citations, {_TFIDF}", 2995, 16316, 2879, 7, _RANDOM, _ML),
     Dataset("minesweeper", "grid game, heterophilous", 10000, 78804, 7, 2, _MINES, _minesweeper),
+    Dataset("aifb", "RDF, typed, no features", 8285, 58086, 8285, 4, "112/28/36", aifb),
+    Dataset("acm-hetero", "papers, typed", 4019, 53834, 1902, 3, "60/1000/1000", acm),
     Dataset("synthetic-rmat", "R-MAT, for timing only", 4096, 53360, 64, 8, _RANDOM, rmat_data),
     Dataset("synthetic-dcsbm", "stochastic blocks", 5000, 47040, 64, 8, _RANDOM, dcsbm),
 )

@@ -156,6 +156,13 @@ _FILES: dict[str, tuple[str, dict[str, tuple[int, str]]]] = {
 }
 
 
+# Read from local files alone: where they come from.
+LOCAL = {
+    "aifb": "tkipf/relational-gcn (rgcn/data/aifb) and pbloem/gated-rgcn (aifb_stripped.nt.gz)",
+    "acm-hetero": "liun-online/HeCo (data/acm)",
+}
+
+
 def total_bytes(name: str) -> int:
     """Size of a data set's download; 0 for one that needs no file."""
     return sum(size for size, _ in _FILES[name][1].values()) if name in _FILES else 0
@@ -180,11 +187,18 @@ def locate(name: str, file: str, root: str | Path | None, base_url: str | None) 
     if base:
         path = Path(base) / name / file
         if not path.is_file():
+            if name in LOCAL:
+                raise DataError(f"{path}: no such file; put it there, from {LOCAL[name]}")
             raise DataError(
                 f"{path}: no such file; put it there, or leave out root (--root) and ABKD_DATA to "
                 f"download it from {_FILES[name][0]}/{file}"
             )
         return path
+    if name in LOCAL:
+        raise DataError(
+            f"{name} is read from local files: put {file}, from {LOCAL[name]}, into "
+            f"ROOT/{name} and give root (--root ROOT) or ABKD_DATA"
+        )
     address, files = _FILES[name]
     size, sha256 = files[file]
     remote = RemoteFile(f"{(base_url or address).rstrip('/')}/{file}", size, sha256)

@@ -10,4 +10,6 @@ from abkd_fast.nn.models import MLP as MLP
 from abkd_fast.nn.models import GraphSAGE as GraphSAGE
 from abkd_fast.nn.models import ModelSpec as ModelSpec
 from abkd_fast.nn.norm import BatchNorm as BatchNorm
+from abkd_fast.nn.rgcn import RGCN as RGCN
+from abkd_fast.nn.rgcn_conv import RGCNConv as RGCNConv
 from abkd_fast.nn.sage_conv import SAGEConv as SAGEConv

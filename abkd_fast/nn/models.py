@@ -19,6 +19,7 @@ from abkd_fast.nn.gcn2_conv import GCN2Conv
 from abkd_fast.nn.gcn_conv import GCNConv
 from abkd_fast.nn.linear import Linear, dropout
 from abkd_fast.nn.norm import BatchNorm
+from abkd_fast.nn.rgcn import RGCN
 from abkd_fast.nn.sage_conv import SAGEConv
 from abkd_fast.ops.dropout import draw_seed
 
@@ -214,6 +215,7 @@ _MODELS: dict[str, type[nn.Module]] = {
     "gcnii": GCNII,
     "mlp": MLP,
     "sage": GraphSAGE,
+    "rgcn": RGCN,
 }
 
 

@@ -7,7 +7,8 @@ from abkd_fast.ops.layer_pair import Moments as Moments
 from abkd_fast.ops.layer_pair import layer_pair as layer_pair
 from abkd_fast.ops.layer_pair import teacher_moments as teacher_moments
 from abkd_fast.ops.linear import linear as linear
+from abkd_fast.ops.relational import relational as relational
 from abkd_fast.ops.segment_csr import segment_csr as segment_csr
 from abkd_fast.ops.spmm import spmm as spmm
 
-OPS = ("spmm", "layer_pair", "dropout", "conv", "segment_csr", "linear", "kl_div")
+OPS = ("spmm", "layer_pair", "dropout", "conv", "segment_csr", "linear", "kl_div", "relational")

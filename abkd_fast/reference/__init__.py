@@ -5,5 +5,6 @@ from abkd_fast.reference.dropout import dropout as dropout
 from abkd_fast.reference.kl_div import kl_div as kl_div
 from abkd_fast.reference.layer_pair import layer_pair as layer_pair
 from abkd_fast.reference.linear import linear as linear
+from abkd_fast.reference.relational import relational as relational
 from abkd_fast.reference.segment_csr import segment_csr as segment_csr
 from abkd_fast.reference.spmm import spmm as spmm

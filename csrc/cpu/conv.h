@@ -88,6 +88,26 @@ class Ranges {
   explicit Ranges(const CsrTensors& csr)
       : Ranges(csr.rows(), [&](int64_t row) { return csr.pointer(row); }) {}
 
+  template <typename Pointer>
+  Ranges(int64_t rows, const Pointer& pointer) {
+    const int64_t parts = std::min(std::max<int64_t>(rows / kRows, 1), kMost);
+    const int64_t total = pointer(rows) + kRowCost * rows;
+    for (int64_t part = 0; part < parts; ++part) {
+      int64_t low = 0;
+      int64_t high = rows;
+      while (low < high) {
+        const int64_t middle = low + (high - low) / 2;
+        if (pointer(middle) + kRowCost * middle < total / parts * part) {
+          low = middle + 1;
+        } else {
+          high = middle;
+        }
+      }
+      borders_.push_back(low);
+    }
+    borders_.push_back(rows);
+  }
+
   int64_t count() const { return static_cast<int64_t>(borders_.size()) - 1; }
 
   // Calls kernel(args, partial, begin, end) for every range; `work` is the multiply-adds of all.
@@ -108,26 +128,6 @@ class Ranges {
   static constexpr int64_t kRows = 512;
   static constexpr int64_t kMost = 32;
   static constexpr int64_t kRowCost = 8;  // of a row's products, in edges
-
-  template <typename Pointer>
-  Ranges(int64_t rows, const Pointer& pointer) {
-    const int64_t parts = std::min(std::max<int64_t>(rows / kRows, 1), kMost);
-    const int64_t total = pointer(rows) + kRowCost * rows;
-    for (int64_t part = 0; part < parts; ++part) {
-      int64_t low = 0;
-      int64_t high = rows;
-      while (low < high) {
-        const int64_t middle = low + (high - low) / 2;
-        if (pointer(middle) + kRowCost * middle < total / parts * part) {
-          low = middle + 1;
-        } else {
-          high = middle;
-        }
-      }
-      borders_.push_back(low);
-    }
-    borders_.push_back(rows);
-  }
 
   template <typename U>
   U* part(std::vector<U>* parts, int64_t i) const {

@@ -144,6 +144,36 @@ struct ConvPartial {
   void* dweight;
 };
 
+// Rows s of a relation, one a pair of it and a node:
+//   s = sums or means over the pair's edges, or x[gather], or x where neither is given;
+//   sums += s;  dweight += features[features_rows]^T s;
+//   out[out_rows] += s weight, or out = s weight + bias where there are no out_rows.
+// float or double; row numbers are of the index dtype.
+struct RelationalPass {
+  Dtype dtype;
+  Csr csr;  // of the pairs; rowptr is null where there are no edges
+  SumSchedule schedule;
+  const void* value;  // [E] or null
+  bool mean;
+  const void* gather;  // [pairs] or null
+  const void* x;       // [num_src, width]
+  int64_t width;
+  const void* features;       // [N, features_width] or null
+  const void* features_rows;  // [pairs], or null: pair i has row i
+  int64_t features_width;
+  const void* weight;  // [width, width_out], or null: s itself
+  int64_t width_out;
+  const void* bias;      // [width_out] or null
+  void* out;             // [N, width_out] or null
+  const void* out_rows;  // [pairs] or null
+};
+
+constexpr int64_t relational_block_rows(const RelationalPass& pass, int64_t bytes) {
+  int64_t widest = pass.width > pass.width_out ? pass.width : pass.width_out;
+  widest = widest > pass.features_width ? widest : pass.features_width;
+  return conv_block_rows(widest * bytes);
+}
+
 constexpr int64_t kKlDivTile = 512;  // scores that kl_div works on at a time
 
 // Rows of class scores against labels or against log-probabilities; rows that the mask leaves out
@@ -180,6 +210,7 @@ struct Kernels {
   void (*conv_grad)(const ConvGrad&, const ConvPartial&, int64_t begin, int64_t end);
   double (*kl_div)(const KlDivArgs&, int64_t begin, int64_t end, int64_t* correct);  // their sum
   void (*kl_div_grad)(const KlDivArgs&, int64_t begin, int64_t end);
+  void (*relational)(const RelationalPass&, const ConvPartial&, int64_t begin, int64_t end);
 };
 
 // Null where the compiler or the architecture has no such instructions.

@@ -12,6 +12,7 @@ namespace ABKD_ISA {
 #include "narrow_kernel.h"
 #include "conv_kernel.h"
 #include "kl_div_kernel.h"
+#include "relational_kernel.h"
 // clang-format on
 
 #define ABKD_STRING_(text) #text
@@ -30,7 +31,8 @@ const Kernels table = {ABKD_STRING(ABKD_ISA),
                        transform,
                        conv_grad,
                        kl_div,
-                       kl_div_grad};
+                       kl_div_grad,
+                       relational};
 
 }  // namespace ABKD_ISA
 }  // namespace abkd
