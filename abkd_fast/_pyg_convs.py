@@ -4,124 +4,30 @@ Each is a subclass that :func:`abkd_fast.accelerate` gives to an existing layer 
 object, its parameters, hooks and mode stay what they are. Where a call asks for what our ops do
 not do, PyG's own forward serves it, with a warning that says why.
 
-A new layer is a subclass of ``_Accelerated`` and PyG's class with ``obstacle`` and ``forward``, and
-a line in ``ACCELERATED``.
+A new layer is a subclass of :class:`Accelerated` and of PyG's class with a ``forward``, and a line
+in ``ACCELERATED``.
 """
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import torch_geometric.nn as pyg
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from abkd_fast import ops
-from abkd_fast._checks import FLOATS
 from abkd_fast._pyg_features import sparse_form
-from abkd_fast._pyg_graphs import SPARSE, adjacency, is_edge_index, normalised, pattern
+from abkd_fast._pyg_graphs import adjacency, normalised, pattern
+from abkd_fast._pyg_layer import Accelerated, fused, lazy, notice
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
 from abkd_fast.nn.linear import linear
 from abkd_fast.nn.sage_conv import sage
 
-_STEPS = ("forward", "message", "aggregate", "message_and_aggregate", "update")
 _REDUCTIONS = {"add": "sum", "sum": "sum", "mean": "mean", "max": "max", "min": "min"}
-_HOOKS = tuple(
-    f"_{step}_forward_{when}"
-    for step in ("propagate", "message", "aggregate", "message_and_aggregate")
-    for when in ("pre_hooks", "hooks")
-)
-
-
-class _Accelerated(pyg.MessagePassing):
-    """What the accelerated layers share."""
-
-    reductions: tuple[str, ...] = ("add", "sum")
-
-    @classmethod
-    def obstacle(cls, conv: Any) -> str | None:
-        """Why a layer of PyG's class cannot be replaced, or None."""
-        if conv.aggr not in cls.reductions:
-            return f"aggr={conv.aggr!r} is none of {', '.join(cls.reductions)}"
-        if conv.node_dim not in (-2, 0):
-            return f"node_dim={conv.node_dim} is not -2"
-        if conv.decomposed_layers != 1:
-            return f"decomposed_layers={conv.decomposed_layers} is not 1"
-        changed = [step for step in _STEPS if step in conv.__dict__]
-        if changed:
-            return f"{', '.join(changed)} of this object was replaced"
-        return _tapped(conv)
-
-    def _call_obstacle(self, x: Any, edges: Any, weight: Any = None) -> str | None:
-        """Why our ops cannot serve a call, or None."""
-        if not isinstance(x, Tensor) or x.layout != torch.strided or x.dim() != 2:
-            return "x is not a dense tensor [N, F]"
-        if x.dtype not in FLOATS or x.device.type not in ("cpu", "cuda"):
-            return f"x is {x.dtype} on {x.device.type}"
-        if torch.is_autocast_enabled(x.device.type):
-            return "autocast is on"
-        if torch.jit.is_tracing():
-            return "a trace would keep this graph for good"
-        if weight is not None and weight.dtype != x.dtype:
-            return f"edge_weight is {weight.dtype}, x is {x.dtype}"
-        if any(parameter.dtype != x.dtype for parameter in self.parameters()):
-            return f"x is {x.dtype}, the parameters are not"
-        return _matrix_obstacle(edges, self.flow) or _tapped(self)
-
-
-def why_not(layer: nn.Module) -> str:
-    """Why a message-passing layer is not an accelerated one; empty where it is."""
-    if type(layer) in ACCELERATED.values():
-        return ""
-    if type(layer) in ACCELERATED:
-        return ACCELERATED[type(layer)].obstacle(layer) or "accelerate() did not see it"
-    for original in ACCELERATED:
-        if isinstance(layer, original):
-            return f"it is a subclass of {original.__name__}, which may compute something else"
-    return "we have no such layer"
-
-
-def _tapped(conv: Any) -> str | None:
-    """Whether somebody watches single messages, which our ops do not make."""
-    if conv.explain:
-        return "explain mode is on"
-    if any(getattr(conv, hooks) for hooks in _HOOKS):
-        return "hooks watch its messages"
-    return None
-
-
-def _matrix_obstacle(edges: Any, flow: str) -> str | None:
-    if isinstance(edges, CSRGraph) or is_edge_index(edges):
-        return None
-    if isinstance(edges, Tensor):
-        if edges.layout not in SPARSE:
-            return f"edge_index is {edges.dtype} {list(edges.shape)}"
-        if edges.requires_grad:
-            return "a torch sparse tensor requires grad"
-    elif not hasattr(edges, "csr"):
-        return f"edge_index is a {type(edges).__name__}"
-    return None if flow == "source_to_target" else f"flow is {flow} with a sparse matrix"
-
-
-def _notice(layer: _Accelerated, why: str, edges: Any) -> None:
-    if isinstance(edges, CSRGraph):
-        raise ValueError(f"{layer} takes a CSRGraph only where our ops serve it, and {why}")
-    warnings.warn(f"PyG's own {type(layer).__name__} serves a call: {why}", stacklevel=3)
-
-
-def _fused(lin: nn.Module) -> bool:
-    """Whether ``lin`` is x W^T + b and nothing listens or changes its weight on the way."""
-    watched = lin._forward_hooks or lin._forward_pre_hooks
-    return type(lin) in (pyg.Linear, nn.Linear) and not watched
-
-
-def _lazy(conv: nn.Module) -> bool:
-    return any(is_lazy(parameter) for parameter in conv.parameters())
 
 
 def _gcn_graph(conv: Any, x: Tensor, edges: Any, weight: Tensor | None) -> CSRGraph:
@@ -142,18 +48,18 @@ def _gcn_graph(conv: Any, x: Tensor, edges: Any, weight: Tensor | None) -> CSRGr
     return adjacency(edges, (size, size), weight, conv.flow, x.dtype)
 
 
-class GCNConv(_Accelerated, pyg.GCNConv):
+class GCNConv(Accelerated, pyg.GCNConv):
     """``torch_geometric.nn.GCNConv`` by ``ops.conv``, aggregated on the narrower side."""
 
     def forward(self, x: Any, edge_index: Any, edge_weight: Tensor | None = None) -> Tensor:
         """As PyG's; ``edge_index`` may be a CSRGraph too."""
-        if _lazy(self):
+        if lazy(self):
             return super().forward(x, edge_index, edge_weight)
-        if why := self._call_obstacle(x, edge_index, edge_weight):
-            _notice(self, why, edge_index)
+        if why := self.call_obstacle(x, edge_index, edge_weight):
+            notice(self, why, edge_index)
             return super().forward(x, edge_index, edge_weight)
         graph = _gcn_graph(self, x, edge_index, edge_weight)
-        if not _fused(self.lin) or self.lin.bias is not None:
+        if not fused(self.lin) or self.lin.bias is not None:
             return ops.conv(graph, self.lin(x), None, self.bias)[0]
         x = sparse_form(x)
         if isinstance(x, CSRGraph):
@@ -161,15 +67,15 @@ class GCNConv(_Accelerated, pyg.GCNConv):
         return ops.conv(graph, x, transposed(self.lin.weight), self.bias)[0]
 
 
-class GCN2Conv(_Accelerated, pyg.GCN2Conv):
+class GCN2Conv(Accelerated, pyg.GCN2Conv):
     """``torch_geometric.nn.GCN2Conv`` by ``ops.conv``."""
 
     def forward(
         self, x: Any, x_0: Tensor, edge_index: Any, edge_weight: Tensor | None = None
     ) -> Tensor:
         """As PyG's; ``edge_index`` may be a CSRGraph too."""
-        if why := self._call_obstacle(x, edge_index, edge_weight):
-            _notice(self, why, edge_index)
+        if why := self.call_obstacle(x, edge_index, edge_weight):
+            notice(self, why, edge_index)
             return super().forward(x, x_0, edge_index, edge_weight)
         graph = _gcn_graph(self, x, edge_index, edge_weight)
         x_0, alpha, beta = x_0[: x.size(0)], self.alpha, self.beta
@@ -180,18 +86,18 @@ class GCN2Conv(_Accelerated, pyg.GCN2Conv):
         return out + torch.addmm(x_0, x_0, self.weight2, beta=1 - beta, alpha=beta)
 
 
-class SAGEConv(_Accelerated, pyg.SAGEConv):
+class SAGEConv(Accelerated, pyg.SAGEConv):
     """``torch_geometric.nn.SAGEConv`` by ``ops.conv`` and ``ops.spmm``."""
 
     reductions = tuple(_REDUCTIONS)
 
     def forward(self, x: Any, edge_index: Any, size: Any = None) -> Tensor:
         """As PyG's; ``edge_index`` may be a CSRGraph too."""
-        if _lazy(self):
+        if lazy(self):
             return super().forward(x, edge_index, size)
         source, root = x if isinstance(x, (tuple, list)) else (x, x)
         if why := self._pair_obstacle(source, root, edge_index, size):
-            _notice(self, why, edge_index)
+            notice(self, why, edge_index)
             return super().forward(x, edge_index, size)
         num_dst = root.size(0) if root is not None else (size or (0, None))[1] or source.size(0)
         if hasattr(edge_index, "csr"):
@@ -204,7 +110,7 @@ class SAGEConv(_Accelerated, pyg.SAGEConv):
 
     def _aggregated(self, graph: CSRGraph, source: Tensor, root: Tensor | None) -> Tensor:
         aggr = _REDUCTIONS[self.aggr]
-        if not _fused(self.lin_l) or (root is not None and not _fused(self.lin_r)):
+        if not fused(self.lin_l) or (root is not None and not fused(self.lin_r)):
             out = self.lin_l(ops.spmm(graph, source, aggr))
             return out if root is None else out + self.lin_r(root)
         weights = (self.lin_l.weight, self.lin_l.bias)
@@ -217,9 +123,9 @@ class SAGEConv(_Accelerated, pyg.SAGEConv):
         if root is not None and root is not source:
             if self.flow != "source_to_target":
                 return f"flow is {self.flow} with a pair of x"
-            if why := self._call_obstacle(root, edges):
+            if why := self.call_obstacle(root, edges):
                 return why
-        if why := self._call_obstacle(source, edges):
+        if why := self.call_obstacle(source, edges):
             return why
         sizes = (source.size(0), None if root is None else root.size(0))
         for wanted, found in zip(size or (None, None), sizes, strict=True):
@@ -228,8 +134,20 @@ class SAGEConv(_Accelerated, pyg.SAGEConv):
         return None
 
 
-ACCELERATED: dict[type, type[_Accelerated]] = {
+ACCELERATED: dict[type, type[Accelerated]] = {
     pyg.GCNConv: GCNConv,
     pyg.GCN2Conv: GCN2Conv,
     pyg.SAGEConv: SAGEConv,
 }
+
+
+def why_not(layer: nn.Module) -> str:
+    """Why a message-passing layer is not an accelerated one; empty where it is."""
+    if type(layer) in ACCELERATED.values():
+        return ""
+    if type(layer) in ACCELERATED:
+        return ACCELERATED[type(layer)].obstacle(layer) or "accelerate() did not see it"
+    for original in ACCELERATED:
+        if isinstance(layer, original):
+            return f"it is a subclass of {original.__name__}, which may compute something else"
+    return "we have no such layer"
