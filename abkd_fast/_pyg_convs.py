@@ -22,6 +22,7 @@ from abkd_fast import ops
 from abkd_fast._pyg_features import sparse_form
 from abkd_fast._pyg_graphs import adjacency, normalised, pattern
 from abkd_fast._pyg_layer import Accelerated, fused, lazy, notice
+from abkd_fast._pyg_relational import RGCNConv
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
 from abkd_fast.nn.linear import linear
@@ -138,6 +139,7 @@ ACCELERATED: dict[type, type[Accelerated]] = {
     pyg.GCNConv: GCNConv,
     pyg.GCN2Conv: GCN2Conv,
     pyg.SAGEConv: SAGEConv,
+    pyg.RGCNConv: RGCNConv,
 }
 
 

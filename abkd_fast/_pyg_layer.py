@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from abkd_fast._checks import FLOATS
 from abkd_fast._pyg_graphs import SPARSE, is_edge_index
 from abkd_fast.graph import CSRGraph
+from abkd_fast.relational_graph import RelationalGraph
 
 _STEPS = ("forward", "message", "aggregate", "message_and_aggregate", "update")
 _HOOKS = tuple(
@@ -88,8 +89,9 @@ def _edges_obstacle(edges: Any, flow: str) -> str | None:
 
 def notice(layer: nn.Module, why: str, edges: Any) -> None:
     """Warn that PyG's own forward serves a call; it does not take graphs of ours."""
-    if isinstance(edges, CSRGraph):
-        raise ValueError(f"{layer} takes a CSRGraph only where our ops serve it, and {why}")
+    if isinstance(edges, (CSRGraph, RelationalGraph)):
+        kind = type(edges).__name__
+        raise ValueError(f"{layer} takes a {kind} only where our ops serve it, and {why}")
     warnings.warn(f"PyG's own {type(layer).__name__} serves a call: {why}", stacklevel=3)
 
 

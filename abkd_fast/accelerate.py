@@ -58,7 +58,7 @@ class Acceleration:
 def accelerate(model: _Model) -> _Model:
     """Let the PyG layers of ``model`` compute with our ops, in place.
 
-    ``GCNConv``, ``GCN2Conv`` and ``SAGEConv`` keep being the same objects with the same
+    ``GCNConv``, ``GCN2Conv``, ``SAGEConv`` and ``RGCNConv`` stay the same objects with the same
     parameters, state_dict, hooks and mode, wherever they are in the model: optimisers, hooks and
     references made before stay valid. Their arguments are PyG's: an edge_index with or without
     weights, a ``torch_sparse.SparseTensor``, torch's sparse matrices, and a :class:`CSRGraph`

@@ -218,6 +218,7 @@ _MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "rgcn": RGCN,
     "sage": GraphSAGE,
+    "rgcn": RGCN,
 }
 
 
