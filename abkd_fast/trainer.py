@@ -187,12 +187,13 @@ class Distiller:
 
     def _validate(self, progress: Progress) -> dict[str, float]:
         logits, kind, y = self._predict(), self.data.kind, self.data.y
-        loss = kind.loss(logits, y, self.data.val_mask)
+        _, train = kind.assess(logits, y, self.data.train_mask)
+        loss, val = kind.assess(logits, y, self.data.val_mask)
         self._check_finite({"val_loss": loss}, progress)
         return {
             "val_loss": float(loss),
-            f"train_{kind.metric}": kind.fast_score(logits, y, self.data.train_mask),
-            f"val_{kind.metric}": kind.fast_score(logits, y, self.data.val_mask),
+            f"train_{kind.metric}": train,
+            f"val_{kind.metric}": val,
         }
 
     @torch.no_grad()

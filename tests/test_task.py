@@ -88,6 +88,9 @@ def test_fast_scores_are_the_librarys(task):
     mask = torch.rand(80) < 0.7
     expected = task.scores(logits, y, mask)[task.metric]
     assert task.fast_score(logits, y, mask) == pytest.approx(expected, abs=1e-9)
+    loss, score = task.assess(logits, y, mask)
+    assert torch.equal(loss, task.loss(logits, y, mask))
+    assert score == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
