@@ -210,6 +210,28 @@ class CacheConfig:
         return found
 
 
+@dataclass(frozen=True)
+class DistributedConfig:
+    """How processes that torchrun started share the work; not used without it."""
+
+    split: str = "parts"
+    """parts (every process trains on its METIS part of the whole graph) or batches (every process
+    takes its share of sampled batches)."""
+    batch_size: int = 1024
+    """Seed nodes a process and step, with batches."""
+    num_neighbors: tuple[int, ...] = (10, 10)
+    """Sampled neighbours of every hop, with batches; as many as the student has layers."""
+    timeout: float = 300.0
+    """Seconds that a process waits for the slowest one before it gives up."""
+
+    def __post_init__(self) -> None:
+        check_choice("split", self.split, ("parts", "batches"))
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout must be > 0 and finite, got {self.timeout}")
+
+
 NARROW = ModelConfig(dropout=0.1, init="xavier")
 """Defaults for narrow students."""
 
@@ -296,6 +318,7 @@ class DistillConfig(DataConfig):
     """Folder of the teachers that were trained on the way."""
     seeds: int = 1
     """Number of students, seeds 0 .. seeds-1."""
+    distributed: DistributedConfig = DistributedConfig()
     out: Path = Path("runs/distill")
     """Folder for the students, metrics.json, the plots and the report; a stopped run goes on."""
 

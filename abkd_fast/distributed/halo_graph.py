@@ -108,9 +108,7 @@ class HaloGraph(CSRGraph):
         return self._plan.with_halo(x), 0.0
 
 
-def _plan(
-    whole: CSRGraph, part: Tensor, nodes: Tensor, world: World
-) -> tuple[Exchange, Tensor]:
+def _plan(whole: CSRGraph, part: Tensor, nodes: Tensor, world: World) -> tuple[Exchange, Tensor]:
     """What the ranks send each other, and the nodes that this one borrows, by owner and number.
 
     All ranks read it off the whole graph, so nothing has to be agreed upon.

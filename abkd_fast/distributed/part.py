@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abkd_fast._csr import CSRParts
 from abkd_fast.data import GraphData
 from abkd_fast.distributed.halo_graph import HaloGraph
 from abkd_fast.distributed.world import World
@@ -44,25 +43,25 @@ class PartData(GraphData):
         return made
 
     @property
-    def aggregated_x(self) -> Tensor | CSRGraph | None:  # type: ignore[override]
+    def aggregated_x(self) -> Tensor | CSRGraph | None:
         """Its rows of the whole graph's A_hat x, None where that is None."""
         if "own_aggregated_x" not in self.__dict__:
-            whole = self.whole.aggregated_x
-            is_sparse = isinstance(whole, CSRParts)
-            own = whole if whole is None else (
-                select_rows(whole, self.nodes) if is_sparse else whole[self.nodes]
-            )
+            own = self.whole.aggregated_x
+            if isinstance(own, CSRGraph):
+                own = select_rows(own, self.nodes)
+            elif own is not None:
+                own = own[self.nodes]
             self.__dict__["own_aggregated_x"] = own
-        own_x: Tensor | CSRGraph | None = self.__dict__["own_aggregated_x"]
-        return own_x
+        found: Tensor | CSRGraph | None = self.__dict__["own_aggregated_x"]
+        return found
 
     @property
-    def edge_index(self) -> Tensor:  # type: ignore[override]
+    def edge_index(self) -> Tensor:
         """Refused: its columns are not its rows."""
         raise ValueError(_NO_EDGES.format("edge_index"))
 
     @property
-    def adj_t(self) -> Tensor:  # type: ignore[override]
+    def adj_t(self) -> Tensor:
         """Refused as :attr:`edge_index`."""
         raise ValueError(_NO_EDGES.format("adj_t"))
 

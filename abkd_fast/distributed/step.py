@@ -95,7 +95,7 @@ def sum_gradients(optimizer: Optimizer, world: World) -> None:
         chosen = [p for p in parameters if p.dtype == dtype]
         for p in chosen:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad
-        flat = world.sum_(torch.cat([p.grad.reshape(-1) for p in chosen]))  # type: ignore[union-attr]
+        flat = world.sum_(torch.cat([p.grad.reshape(-1) for p in chosen]))
         for p, grad in zip(chosen, flat.split([p.numel() for p in chosen]), strict=True):
             assert p.grad is not None
             p.grad.copy_(grad.view_as(p))

@@ -62,13 +62,11 @@ class World:
             torch.cuda.set_device(device)
         backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
-        try:
-            size = dist.get_world_size()
-            peers: list[tuple[str, int]] = [("", 0)] * size
-            dist.all_gather_object(peers, (socket.gethostname(), os.getpid()))
-            yield cls(dist.get_rank(), size, device, peers, timeout)
-        finally:
-            dist.destroy_process_group()
+        size = dist.get_world_size()
+        peers: list[tuple[str, int]] = [("", 0)] * size
+        dist.all_gather_object(peers, (socket.gethostname(), os.getpid()))
+        yield cls(dist.get_rank(), size, device, peers, timeout)
+        dist.destroy_process_group()  # not after an error: it may wait for a process that is gone
 
     @property
     def is_first(self) -> bool:
@@ -92,7 +90,7 @@ class World:
         return x
 
     def exchange(self, rows: Tensor, sent: list[int], received: list[int]) -> Tensor:
-        """Send ``rows`` [sum(sent), d] to the ranks in their order; [sum(received), d] of theirs."""
+        """Send ``rows`` [sum(sent), d] to the ranks in their order; get [sum(received), d]."""
         out = rows.new_empty(sum(received), *rows.shape[1:])
         with self._explained("all_to_all_single"):
             dist.all_to_all_single(out, rows.contiguous(), received, sent)
@@ -116,8 +114,10 @@ class World:
             yield
         except RuntimeError as error:
             gone = [rank for rank, (host, pid) in enumerate(self.peers) if not _alive(host, pid)]
-            which = f"rank {gone[0]} is gone" if gone else (
-                f"another process broke off or did not answer within {self.timeout:g} s"
+            which = (
+                f"rank {gone[0]} is gone"
+                if gone
+                else (f"another process broke off or did not answer within {self.timeout:g} s")
             )
             raise TrainingError(
                 f"rank {self.rank} of {self.size} could not finish {call}: {which}. torchrun's "
