@@ -11,11 +11,15 @@ from dataclasses import replace
 
 import torch
 
-from abkd_fast import ABKD, KD, Callback, Distiller, TeacherCache, TrainConfig
-from abkd_fast.batches import ClusterBatches, NeighborBatches
+from abkd_fast import ABKD, KD, Callback, CSRGraph, Distiller, TeacherCache, TrainConfig
+from abkd_fast.batches import ClusterBatches, LoaderBatches, NeighborBatches
 from abkd_fast.data import dcsbm
-from abkd_fast.distributed import DistributedDistiller, World
-from abkd_fast.nn import GCN, GCNII, MLP, GraphSAGE
+from abkd_fast.distributed import DistributedDistiller, HaloGraph, World
+from abkd_fast.distributed.batches import RankBatches
+from abkd_fast.distributed.part import PartData
+from abkd_fast.nn import GAT, GCN, GCNII, MLP, GraphSAGE
+from abkd_fast.ops import dropout, spmm
+from abkd_fast.testing import random_graph
 
 CONFIG = TrainConfig(epochs=20, patience=None, checkpoint_every=5, lr=0.01)
 
@@ -112,11 +116,76 @@ def fit(case, world=None, out=None, **changes):
     }
 
 
+def halo(world):
+    """Aggregation over a part, with dropped features and its gradient, beside the whole graph's.
+
+    Pairs of (found on this rank, its rows of the whole).
+    """
+    whole = random_graph(90, mean_degree=5, dtype=torch.float64, power_law=True, seed=4)
+    part = torch.randint(world.size, (90,), generator=torch.Generator().manual_seed(5))
+    graph = HaloGraph(whole, part, world)
+    x = torch.randn(90, 7, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    pairs = {}
+    for name in ("self", "gcn_norm", "row_norm"):
+        mine, all_of_it = (g if name == "self" else getattr(g, name)() for g in (graph, whole))
+        own = x[graph.nodes].requires_grad_()
+        out = spmm(mine, mine.sources(own)[0])
+        expected = x.clone().requires_grad_()
+        target = spmm(all_of_it, expected)
+        weight = torch.arange(90.0, dtype=torch.float64)[:, None]
+        (out * out * weight[graph.nodes]).sum().backward()
+        (target * target * weight).sum().backward()
+        pairs[name] = out.detach(), target.detach()[graph.nodes]
+        pairs[f"gradient of {name}"] = own.grad, expected.grad[graph.nodes]
+    seed = torch.tensor(3 + world.rank)
+    sources, left = graph.sources(x[graph.nodes], 0.5, seed, 2)
+    dropped = torch.zeros(90, 7, dtype=torch.float64)
+    dropped[graph.nodes] = dropout(x[graph.nodes], 0.5, seed, 2)
+    pairs["dropped"] = spmm(graph, sources), spmm(whole, world.sum_(dropped))[graph.nodes]
+    pairs["left to drop"] = torch.tensor(left), torch.tensor(0.0)
+    return pairs
+
+
+def refused(world):
+    """Messages of what cannot be shared out."""
+    data = dcsbm(240, 3, num_features=12, seed=0)
+    masked = ABKD(mask=data.train_mask)
+    loader = LoaderBatches(data, [])
+    many = CSRGraph.from_edge_index(torch.tensor([[0], [0]]), 1)
+    calls = {
+        "layer": lambda: DistributedDistiller(world, None, GAT(12, 8, 2, 3), data),
+        "norm": lambda: DistributedDistiller(
+            world, None, GCN(12, 8, 2, 3, norm="batch_norm"), data
+        ),
+        "mask": lambda: DistributedDistiller(
+            world, GCN(12, 8, 2, 3), GCN(12, 8, 2, 3), data, masked
+        ),
+        "capture": lambda: DistributedDistiller(
+            world, None, GCN(12, 8, 2, 3), data, capture_step=True
+        ),
+        "inductive": lambda: DistributedDistiller(
+            world, None, GCN(12, 8, 2, 3), data.inductive()
+        ),
+        "loader": lambda: RankBatches(loader, world),
+        "few": lambda: RankBatches(NeighborBatches(data, [2], nodes=torch.tensor([1])), world),
+        "empty part": lambda: HaloGraph(many, torch.zeros(1, dtype=torch.int64), world),
+        "edge_index": lambda: PartData.of(data, world).edge_index,
+        "device": lambda: PartData.of(data, world).graph.to("meta"),
+    }
+    messages = {}
+    for name, call in calls.items():
+        try:
+            call()
+        except ValueError as error:
+            messages[name] = str(error)
+    return messages
+
+
 def main(cases, out):
     with World.join(timeout=60) as world:
         found = {case: fit(case, world) for case in cases.split(",")}
-        if world.is_first:
-            torch.save(found, out)
+        found |= {"halo": halo(world), "refused": refused(world)}
+        torch.save(found, f"{out}.{world.rank}")
 
 
 if __name__ == "__main__":
