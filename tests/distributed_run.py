@@ -163,9 +163,7 @@ def refused(world):
         "capture": lambda: DistributedDistiller(
             world, None, GCN(12, 8, 2, 3), data, capture_step=True
         ),
-        "inductive": lambda: DistributedDistiller(
-            world, None, GCN(12, 8, 2, 3), data.inductive()
-        ),
+        "inductive": lambda: DistributedDistiller(world, None, GCN(12, 8, 2, 3), data.inductive()),
         "loader": lambda: RankBatches(loader, world),
         "few": lambda: RankBatches(NeighborBatches(data, [2], nodes=torch.tensor([1])), world),
         "empty part": lambda: HaloGraph(many, torch.zeros(1, dtype=torch.int64), world),

@@ -136,7 +136,7 @@ def joint_captures(run, recorder, batches):
 
 
 def accumulated(case, size, epochs):
-    """One process that makes every step on the batches of all ranks: its last gradients, weights."""
+    """The run of one process that makes every step on the batches of all ranks."""
     with default_dtype(torch.float64):
         run = build(case, epochs=epochs)
         per_rank = [

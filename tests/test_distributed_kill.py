@@ -12,7 +12,14 @@ import torchrun
 
 from abkd_fast._storage import load_tensors
 
-FLAGS = ["--teacher", "gcnii-3x8", "--teacher-train.epochs", "5", "--student-options.dropout", "0.2"]
+FLAGS = [
+    "--teacher",
+    "gcnii-3x8",
+    "--teacher-train.epochs",
+    "5",
+    "--student-options.dropout",
+    "0.2",
+]
 FLAGS += ["--train.epochs", "120", "--train.checkpoint-every", "10"]
 
 
@@ -79,6 +86,20 @@ def test_a_worker_that_hangs_stops_the_job_after_the_timeout(tmp_path):
     printed, _ = process.communicate(timeout=120)
     assert process.returncode != 0
     assert "broke off or did not answer within 8 s" in printed
+
+
+@pytest.mark.slow
+def test_batches_from_the_shell(tmp_path):
+    out = tmp_path / "batches"
+    process = start(
+        out, "--distributed.split", "batches", "--distributed.batch-size", "400",
+        "--distributed.num-neighbors", "4", "4", "4", "4", "--train.epochs", "3",
+    )  # fmt: skip
+    printed, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, printed
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["command"].startswith("torchrun --nproc-per-node=2 -m abkd_fast distill")
+    assert metrics["epochs"] == [3] and printed.count("report: ") == 1
 
 
 def _waits_for(parent, rank):
