@@ -15,6 +15,8 @@ REST = {
     "dropout": "Philox: some 20 integer operations an element, twice with the backward.",
     "segment_csr": "The rows are read once and nothing is computed: memory, and below width 32 the "
     "mispredicted end of every segment.",
+    "edge_attention": "8x8: what each row and each edge cost beside their features (scores, "
+    "exponentials, the mask's random numbers); 3x250: gathered rows, and the dense products.",
     "layer_pair": "The moment form's products are narrow: 16 student columns. Its score and the "
     "gradients of the attention and the maps come on top of the products counted.",
     "step": "The sum of the above, and torch's own operations, Python and autograd: see the table "
@@ -86,6 +88,12 @@ def points(reports: dict[str, Report]) -> list[Point]:
         case = f"{row['dataset']}, width {row['width']}, {row['dtype']}, {row['reduce']}"
         ms = row["ms"]["abkd_fast"]["p50"]
         found.append(point("segment_csr", case, row, ms, machine("segment")))
+    for row in cases("edge_attention"):
+        if "gflop" in row:
+            case = f"{row['dataset']}, {row['layer']}, {row['shape']}"
+            found.append(
+                point("edge_attention", case, row, row["median_ms"], machine("edge_attention"))
+            )
     for name, op in (("layer_pair", "layer_pair"), ("step", "step")):
         for row in reports[name]["rows"]:
             if "gflop" in row and row["allocator"] == "default":

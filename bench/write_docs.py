@@ -15,6 +15,7 @@ from plots import best_ratio, draw_all
 from sections import (
     conv_section,
     dropout_section,
+    edge_attention_section,
     growth_section,
     layer_pair_section,
     limits_section,
@@ -47,6 +48,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *step_section(reports["step"]),
         *conv_section(reports["conv"]),
         *dropout_section(reports["dropout"]),
+        *edge_attention_section(reports["edge_attention"]),
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),
         *growth_section(reports["growth"]),
@@ -97,6 +99,7 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     names = ("layer_pair", "step", "conv", "dropout", "spmm", "segment", "growth")
+    names += ("edge_attention",)
     reports = {name: load(f"{name}-cpu.json") for name in names}
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(reports)))

@@ -12,5 +12,7 @@ from abkd_fast.ops.linear import linear as linear
 from abkd_fast.ops.segment_csr import segment_csr as segment_csr
 from abkd_fast.ops.spmm import spmm as spmm
 
-OPS = ("spmm", "layer_pair", "dropout", "conv", "segment_csr", "linear", "kl_div")
-OPS += ("edge_attention", "edge_attention_v2")
+OPS = (
+    *("spmm", "layer_pair", "dropout", "conv", "segment_csr", "linear", "kl_div"),
+    *("edge_attention", "edge_attention_v2"),
+)
