@@ -190,7 +190,7 @@ Batches = NeighborBatches | ClusterBatches | LoaderBatches
 
 
 def _train_share(data: GraphData, nodes: Tensor | slice) -> float:
-    share = float(data.train_mask[nodes].float().mean())
+    share = float(data.train_mask[nodes].double().mean())
     if share == 0.0:
         raise ValueError("nodes of an epoch must hold training nodes, got none")
     return share
