@@ -130,6 +130,7 @@ def _fit_seed(
         callbacks=[ProgressBar(label)],
         teacher_logits=teacher_logits,
         capture_step=config.capture_step,
+        batches=config.batches.build(data.training, seed, objective is None),
     ).fit()
 
 

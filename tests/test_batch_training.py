@@ -1,11 +1,14 @@
 """Distiller on mini-batches: the full batch when the batch is the graph, and what it learns."""
 
+import json
+
 import pytest
 import torch
 from helpers import small_data
 
 from abkd_fast import ABKD, KD, Distiller, TeacherCache, TrainConfig
-from abkd_fast.batches import ClusterBatches, NeighborBatches
+from abkd_fast.batches import BatchConfig, ClusterBatches, NeighborBatches
+from abkd_fast.cli import main
 from abkd_fast.nn import GCN, GCNII, GraphSAGE
 
 CONFIG = TrainConfig(epochs=4, patience=None, lr=0.02)
@@ -136,3 +139,29 @@ def test_another_seed_of_batches_is_another_run(tmp_path):
     run(data, NeighborBatches(data, [2, 2], batch_size=30), out=tmp_path)
     with pytest.raises(ValueError, match="differs in batches"):
         run(data, NeighborBatches(data, [2, 2], batch_size=30, seed=1), out=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--batches.size", "256", "--batches.num-neighbors", "4", "4", "4", "4"],
+        ["--batches.clusters", "8", "--batches.clusters-per-batch", "2"],
+    ],
+)
+def test_batches_from_the_shell(flags, tmp_path):
+    command = [
+        *("distill", "--teacher", "gcn-2x16", "--teacher-train.epochs", "3"),
+        *("--teachers", str(tmp_path / "t"), "--out", str(tmp_path / "out"), *flags),
+        *("--train.epochs", "2", "--student", "gcn-2x8"),
+    ]
+    main(command)
+    metrics = json.loads((tmp_path / "out/metrics.json").read_text())
+    assert metrics["student"]["parameters"] > 0
+    assert metrics["config"]["batches"]["clusters"] == (
+        8 if "--batches.clusters" in flags else None
+    )
+
+
+def test_a_size_or_clusters():
+    with pytest.raises(ValueError, match="batches must have a size or clusters, got both"):
+        BatchConfig(size=4, clusters=2)
