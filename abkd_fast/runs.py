@@ -16,11 +16,10 @@ import torch
 from torch import nn
 
 from abkd_fast import data as datasets
+from abkd_fast._preflight import about_model, check_layers, plan_memory
 from abkd_fast._storage import write_atomically
 from abkd_fast.callbacks import ProgressBar
-from abkd_fast.capture import match_layers
 from abkd_fast.config import (
-    CacheConfig,
     DataConfig,
     DistillConfig,
     ModelConfig,
@@ -31,9 +30,7 @@ from abkd_fast.config import (
 from abkd_fast.data import GraphData
 from abkd_fast.distill import KD, Objective
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
-from abkd_fast.model_file import ModelFile, load_model, save_model
-from abkd_fast.nn import ModelSpec
-from abkd_fast.plan import MemoryPlan, memory_plan
+from abkd_fast.model_file import load_model, save_model
 from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
 from abkd_fast.teacher import TeacherCache
@@ -60,13 +57,13 @@ def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     """Train a model on labels alone; writes ``teacher.safetensors`` and the report to ``out``."""
     data = load_data(config)
-    print(*_plan(config.model, data), sep="\n", flush=True)
+    print(*plan_memory(config.model, data), sep="\n", flush=True)
     results = [
         _fit_seed(config.out, config.model, config.options, config.train, data, seed)
         for seed in range(config.seeds)
     ]
     best = _best_on_validation(results)
-    about = _about(config.model, config.options, data)
+    about = about_model(config.model, config.options, data)
     save_model(config.out / "teacher.safetensors", results[best].student, about)
     metrics = _metrics(data, results, config, config.model, command)
     return _write(config.out, metrics, results, best)
@@ -89,7 +86,7 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
             cache,
             build_objective(config, data),
         )
-        about = _about(config.student, config.student_options, data)
+        about = about_model(config.student, config.student_options, data)
         save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
         results.append(result)
     metrics = _metrics(data, results, config, config.student, command)
@@ -110,7 +107,7 @@ def _fit_seed(
     objective: Objective | None = None,
 ) -> DistillResult:
     torch.manual_seed(seed)
-    about = _about(model, options, data)
+    about = about_model(model, options, data)
     label = f"{model} seed {seed}"
     return Distiller(
         cache,
@@ -122,18 +119,6 @@ def _fit_seed(
         out=out / f"seed{seed}",
         callbacks=[ProgressBar(label)],
     ).fit()
-
-
-def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
-    family = ModelSpec.parse(model).family
-    return ModelFile(
-        spec=model,
-        in_channels=data.num_features,
-        out_channels=data.num_classes,
-        options=options.options(family),
-        dataset=data.name,
-        fingerprint=data.fingerprint(),
-    )
 
 
 def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]:
@@ -172,7 +157,7 @@ def _cache(
     layers: str | Sequence[str] | None,
 ) -> TeacherCache:
     """The teacher's states, kept as the settings say; shows the memory that the run will need."""
-    print(*_plan(config.student, data, config, teacher, layers), sep="\n", flush=True)
+    print(*plan_memory(config.student, data, config, teacher, layers), sep="\n", flush=True)
     dtype, storage = config.cache.torch_dtype, config.cache.storage
     if storage == "mmap":
         path = config.out / "teacher-cache.safetensors"
@@ -180,49 +165,15 @@ def _cache(
     return TeacherCache.build(teacher, data, layers, dtype, storage=storage)
 
 
-def _plan(
-    model: str,
-    data: GraphData,
-    config: DistillConfig | None = None,
-    teacher: nn.Module | None = None,
-    layers: str | Sequence[str] | None = None,
-) -> list[MemoryPlan]:
-    """Memory of training ``model``, on a teacher if there is one; ValueError if it cannot fit."""
-    with torch.device("meta"):
-        student = _about(model, ModelConfig(), data).build()
-    cache = CacheConfig() if config is None else config.cache
-    plans = memory_plan(
-        data,
-        student,
-        teacher,
-        teacher_layers=layers,
-        dtype=cache.torch_dtype,
-        storage=cache.storage,
-    )
-    return [plan.check() for plan in plans]
-
-
 def _check(config: DistillConfig, data: GraphData) -> None:
     """Find mistakes in the models, their layers and the folder before a teacher is trained."""
     objective = build_objective(config, data)
     if objective is not None and objective.needs_states:
-        _check_layers("student", config.student, None, data)
+        check_layers("student", config.student, None, data)
         if config.trains_teacher:
-            teacher = _check_layers("teacher", config.teacher, config.teacher_layers, data)
-            _plan(config.student, data, config, teacher, config.teacher_layers)
+            teacher = check_layers("teacher", config.teacher, config.teacher_layers, data)
+            plan_memory(config.student, data, config, teacher, config.teacher_layers)
     config.out.mkdir(parents=True, exist_ok=True)
-
-
-def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> nn.Module:
-    """The model without its weights; SettingError unless it has the layers to be aligned."""
-    with torch.device("meta"):
-        model = _about(spec, ModelConfig(), data).build()
-    try:
-        match_layers(model, layers)
-    except ValueError as error:
-        found = "a hidden layer" if layers is None else "layers that match --teacher-layers"
-        raise SettingError(f"{name} must have {found} for ABKD, got {spec}: {error}") from error
-    return model
 
 
 def _from_file(
