@@ -173,7 +173,7 @@ def test_dropout_follows_the_generator_and_the_mode():
 
 def test_hidden_states_of_the_model_feed_a_cache():
     data = small_data()
-    model = ModelSpec.parse("gat-3x8").build(8, 3, **ModelConfig(heads=2).options("gat"))
+    model = ModelSpec.parse("gat-3x8").build(8, 3, **ModelConfig(heads=2).options("gat", data))
     assert match_layers(model) == ["acts.0", "acts.1"]
     cache = TeacherCache.build(model, data)
     assert cache.widths == [8, 8]
