@@ -44,7 +44,8 @@ def compare(name: str, graph: CSRGraph, widths: list[int], rounds: int) -> list[
     found, rows = orders(graph), []
     graphs = {method: induced_subgraph(graph, order) for method, (order, _) in found.items()}
     distance = {
-        method: float((g.row() - g.col.long()).abs().double().mean()) for method, g in graphs.items()
+        method: float((g.row() - g.col.long()).abs().double().mean())
+        for method, g in graphs.items()
     }
     for width in widths:
         x = torch.randn(graph.num_dst, width, generator=torch.Generator().manual_seed(1))
