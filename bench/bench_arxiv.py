@@ -11,7 +11,9 @@ a process of its own; peaks are whole, torch and data included.
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,23 +92,22 @@ def distil(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All phases."""
+def measure(
+    options: argparse.Namespace, found: dict[str, list[dict[str, Any]]]
+) -> Iterator[dict[str, list[dict[str, Any]]]]:
+    """All phases but those that are there, after each what is known."""
     common = ["--folder", str(options.folder), "--steps", str(options.steps)]
     common += ["--threads", str(options.threads)]
     common += [] if options.root is None else ["--root", str(options.root)]
-    builds, distilled = [], []
-    cases = [(storage, dtype) for storage in ("mmap", "memory") for dtype in DTYPES]
-    for storage, dtype in cases:
-        case = {"storage": storage, "dtype": dtype}
-        flags = [*common, "--storage", storage, "--dtype", dtype]
-        builds.append(case | phase(__file__, [*flags, "--phase", "build"]))
-    for student in STUDENTS:
-        for storage, dtype in cases:
-            case = {"student": student, "storage": storage, "dtype": dtype}
-            flags = [*common, "--storage", storage, "--dtype", dtype, "--student", student]
-            distilled.append(case | phase(__file__, [*flags, "--phase", "distil"]))
-    return {"builds": builds, "distil": distilled}
+    stores = [{"storage": s, "dtype": d} for s in ("mmap", "memory") for d in DTYPES]
+    cases = [("build", store) for store in stores]
+    cases += [("distil", {"student": s} | store) for s in STUDENTS for store in stores]
+    for name, case in cases:
+        if any(case.items() <= row.items() for row in found[name]):
+            continue
+        flags = [text for key, value in case.items() for text in (f"--{key}", value)]
+        found[name].append(case | phase(__file__, [*common, *flags, "--phase", name]))
+        yield found
 
 
 def main() -> None:
@@ -116,6 +117,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("bench/results/arxiv-cpu.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the phases in --out")
     parser.add_argument("--phase", choices=["build", "distil"], help=argparse.SUPPRESS)
     parser.add_argument("--storage", help=argparse.SUPPRESS)
     parser.add_argument("--dtype", help=argparse.SUPPRESS)
@@ -126,9 +128,13 @@ def main() -> None:
         in_phase(lambda: {"build": build, "distil": distil}[options.phase](options))
         return
     options.folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, list[dict[str, Any]]] = {"build": [], "distil": []}
+    if options.resume:
+        report = json.loads(options.out.read_text())
+        found = {name: report[name] for name in found}
     limits = machine_limits()
-    found = measure(options)
-    write_json(options.out, threads=options.threads, machine=limits, **found)
+    for rows in measure(options, found):
+        write_json(options.out, threads=options.threads, machine=limits, **rows)
 
 
 if __name__ == "__main__":

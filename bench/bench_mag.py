@@ -12,7 +12,9 @@ more than the limit is ended. Every phase is a process of its own; peaks are who
 from __future__ import annotations
 
 import argparse
+import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from abkd_fast.inductive import predict
 from abkd_fast.metrics import count_parameters, quantiles, split_scores
 from abkd_fast.nn import RGCN
 
+FORMS = ("edge_index", "csr")  # of PyG's edges
 TEACHER, STUDENT = (512, 3), (32, 2)  # width, layers
 EMBEDDED = ("author", "field_of_study", "institution")
 BF16_FILE = "rgcn-512-bfloat16.safetensors"
@@ -170,26 +173,28 @@ def check(options: argparse.Namespace) -> dict[str, Any]:
     expected = predict(ours, data)
     found = {}
     with torch.no_grad():
-        for form in ("edge_index", "csr"):
+        for form in FORMS:
             difference = (theirs(data.x, pyg_edges(data, arrays, form)) - expected).abs().max()
             found[form] = float(difference / expected.abs().max())
             assert found[form] < 1e-5, f"PyG's scores differ by {found[form]}"
     return {"difference": found}
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All phases."""
+def measure(options: argparse.Namespace, found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """All phases but those that are there, after each what is known."""
     common = ["--folder", str(options.folder), "--steps", str(options.steps)]
     common += ["--threads", str(options.threads)]
     whole = [*common, "--scale", str(options.scale)]
-    found: dict[str, Any] = {}
-    found["check"] = phase(__file__, [*common, "--scale", "0.01", "--phase", "check"])
-    for name in ("data", "build", "distil", "labels"):
-        found[name] = phase(__file__, [*whole, "--phase", name], limit_mb=options.limit_mb)
-    for form in ("csr", "edge_index"):
-        flags = [*whole, "--phase", "pyg", "--form", form]
-        found[f"pyg {form}"] = phase(__file__, flags, limit_mb=options.limit_mb)
-    return found
+    cases = {
+        "check": [*common, "--scale", "0.01", "--phase", "check"],
+        **{name: [*whole, "--phase", name] for name in ("data", "build", "distil")},
+        **{f"pyg {form}": [*whole, "--phase", "pyg", "--form", form] for form in FORMS},
+        "labels": [*whole, "--phase", "labels"],
+    }
+    for name, flags in cases.items():
+        if name not in found:
+            found[name] = phase(__file__, flags, limit_mb=options.limit_mb)
+            yield found
 
 
 PHASES = {
@@ -210,6 +215,7 @@ def main() -> None:
     parser.add_argument("--limit-mb", type=float, default=14_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("bench/results/mag-cpu.json"))
+    parser.add_argument("--resume", action="store_true", help="keep the phases in --out")
     parser.add_argument("--phase", choices=[*PHASES], help=argparse.SUPPRESS)
     parser.add_argument("--form", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -217,10 +223,11 @@ def main() -> None:
     if options.phase:
         in_phase(lambda: PHASES[options.phase](options))
         return
+    about = {"threads": options.threads, "scale": options.scale, "limit_mb": options.limit_mb}
+    found = json.loads(options.out.read_text())["phases"] if options.resume else {}
     limits = machine_limits()
-    found = measure(options)
-    write_json(options.out, threads=options.threads, scale=options.scale, machine=limits,
-               limit_mb=options.limit_mb, phases=found)  # fmt: skip
+    for phases in measure(options, found):
+        write_json(options.out, **about, machine=limits, phases=phases)
 
 
 if __name__ == "__main__":

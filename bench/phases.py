@@ -13,6 +13,8 @@ from typing import Any
 
 from harness import status_mb
 
+SPARE_MB = 1000.0
+
 
 def in_phase(work: Callable[[], dict[str, Any]]) -> None:
     """Do ``work`` in this process; print what it returns as JSON, with the peak resident size.
@@ -46,6 +48,9 @@ def phase(
         while process.poll() is None:
             time.sleep(0.2)
             peak = max(peak, _peak_mb(process.pid))
+            if _available_mb() < SPARE_MB:  # before the system must choose whom to end
+                process.kill()
+                raise SystemExit(f"{' '.join(arguments)}: ended, the machine's memory is used up")
             if limit_mb is not None and peak > limit_mb:
                 process.kill()
                 process.wait()
@@ -70,3 +75,8 @@ def _peak_mb(pid: int) -> float:
     except OSError:
         return 0.0
     return next((int(line.split()[1]) / 1e3 for line in lines if line.startswith("VmHWM")), 0.0)
+
+
+def _available_mb() -> float:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith("MemAvailable"))

@@ -50,8 +50,8 @@ def sampling_section(report: dict[str, Any]) -> list[str]:
     return [
         "## Sampling neighbours",
         "",
-        "`ops.sample_neighbors` against the sampler of PyG's NeighborLoader (torch-sparse): the same",
-        "seed nodes and limits, features left out; median ms and the middle 60 %.",
+        "`ops.sample_neighbors` against the sampler of PyG's NeighborLoader (torch-sparse): the",
+        "same seed nodes and limits, features left out; median ms and the middle 60 %.",
         f"`python bench/bench_sample_neighbors.py`. {machine(report)}",
         f"Load of the machine when it ended: {report['environment']['load']:.0f}.",
         "",
