@@ -44,6 +44,7 @@ bench: $(READY)
 	$(BIN)/python bench/bench_dropout.py
 	$(BIN)/python bench/bench_rows.py
 	$(BIN)/python bench/bench_conv.py
+	$(BIN)/python bench/bench_edge_attention.py
 	$(BIN)/python bench/bench_layer_pair.py
 	$(BIN)/python bench/bench_step.py
 	$(BIN)/python bench/bench_growth.py

@@ -53,7 +53,7 @@ class BatchEpoch:
     def _step_on(self, batch: Batch) -> Step:
         rows = slice(batch.batch_size)
         train_mask = batch.data.train_mask[rows]
-        share = float(train_mask.float().mean())
+        share = float(train_mask.double().mean())
         return replace(
             self.step,
             collect=partial(self._collect, batch, rows),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from abkd_fast._checks import check_choice
 from abkd_fast._teacher_states import check_storage
+from abkd_fast.batches import BatchConfig
 from abkd_fast.compression import parse_ratio
 from abkd_fast.data import GraphData, GraphLevelData, ReadOptions
 from abkd_fast.data.registry import check_name
@@ -234,6 +235,8 @@ class DataConfig:
     capture_step: bool = False
     """On a GPU, capture the training step in a CUDA graph and replay it: the same results in less
     time. Where that is not possible, a line says why."""
+    batches: BatchConfig = BatchConfig()
+    """Mini-batches instead of steps over the whole graph."""
     inductive: bool = False
     """Train on the graph among the training nodes only; validate and test on all of it."""
 

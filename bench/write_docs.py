@@ -20,6 +20,7 @@ from section_scale import arxiv_section, growth_ops_section, mag_section
 from sections import (
     conv_section,
     dropout_section,
+    edge_attention_section,
     growth_section,
     layer_pair_section,
     limits_section,
@@ -38,6 +39,7 @@ NAMES = (
     "layer_pair",
     "step",
     "conv",
+    "edge_attention",
     "relational",
     "dropout",
     "rows",
@@ -80,6 +82,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *conv_section(reports["conv"]),
         *relational_section(reports["relational"]),
         *dropout_section(reports["dropout"]),
+        *edge_attention_section(reports["edge_attention"]),
         *rows_section(reports["rows"]),
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),
