@@ -14,7 +14,9 @@ from typing import Any
 import roofline
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
+from section_orders import reorder_section, sampling_section
 from section_relational import relational_section
+from section_scale import arxiv_section, growth_ops_section, mag_section
 from sections import (
     conv_section,
     dropout_section,
@@ -44,6 +46,11 @@ NAMES = (
     "spmm",
     "segment",
     "growth",
+    "growth_ops",
+    "arxiv",
+    "mag",
+    "reorder",
+    "sample_neighbors",
     "accelerate",
 )
 
@@ -80,6 +87,11 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),
         *growth_section(reports["growth"]),
+        *growth_ops_section(reports["growth_ops"]),
+        *arxiv_section(reports["arxiv"]),
+        *mag_section(reports["mag"]),
+        *reorder_section(reports["reorder"]),
+        *sampling_section(reports["sample_neighbors"]),
         *accelerate_section(reports["accelerate"]),
     ]
 
