@@ -43,18 +43,20 @@ class BatchEpoch:
         totals: dict[str, float] = {}
         count, rate = 0, 0.0
         for batch in self.batches.epoch(self.progress.epoch):
-            record = self._step_on(batch).run()
+            step, size = self._step_on(batch)
+            record = step.run()
             rate = record.pop("lr")
-            count += batch.batch_size
+            count += size
             for name, value in record.items():
-                totals[name] = totals.get(name, 0.0) + batch.batch_size * value
+                totals[name] = totals.get(name, 0.0) + size * value
         return {name: total / count for name, total in totals.items()} | {"lr": rate}
 
-    def _step_on(self, batch: Batch) -> Step:
+    def _step_on(self, batch: Batch) -> tuple[Step, int]:
+        """The step on a batch, and how many nodes count in it."""
         rows = slice(batch.batch_size)
         train_mask = batch.data.train_mask[rows]
         share = float(train_mask.double().mean())
-        return replace(
+        step = replace(
             self.step,
             collect=partial(self._collect, batch, rows),
             y=batch.data.y[rows],
@@ -62,6 +64,7 @@ class BatchEpoch:
             nodes=batch.nodes[rows],
             label_weight=share / self.batches.train_share,
         )
+        return step, batch.batch_size
 
     def _collect(self, batch: Batch, rows: slice) -> Capture:
         whole = self.recorder.collect(partial(self.forward, batch.data), batch.data.graph)

@@ -34,6 +34,7 @@ class Step:
         check: raises unless all of the scalars are finite; the host waits for them.
         nodes: the teacher's rows that the student's stand for; None = all.
         label_weight: factor of the labels' loss; 0 where no row has one.
+        objective_weight: factor of the objective.
     """
 
     collect: Callable[[], Capture]
@@ -46,6 +47,7 @@ class Step:
     check: Callable[[Scalars], None]
     nodes: Tensor | None = None
     label_weight: float = 1.0
+    objective_weight: float = 1.0
 
     def run(self) -> dict[str, float]:
         """Make a step; returns its scalars and learning rate."""
@@ -53,7 +55,7 @@ class Step:
         loss, scalars = self._losses(self.check)
         self.check(scalars)
         self.trained.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        self._backward(loss)
         record = {name: float(value) for name, value in scalars.items()}
         record["lr"] = self.learning_rate()
         self.trained.optimizer.step()
@@ -88,17 +90,22 @@ class Step:
         if self.trained.scheduler is not None:
             self.trained.scheduler.step()
 
+    def _backward(self, loss: Tensor) -> None:
+        """Leave the gradients with the parameters."""
+        loss.backward()
+
     def _losses(self, check: Callable[[Scalars], None]) -> tuple[Tensor, Scalars]:
         """The loss, and what is logged of it."""
         capture = self.collect()
-        loss = capture.logits.new_zeros(())
-        if self.label_weight > 0.0:
+        if self.label_weight == 0.0:
+            loss = 0.0 * capture.logits.sum()  # of no label, but of the parameters
+        else:
             loss = self.label_weight * self.kind.loss(capture.logits, self.y, self.train_mask)
         scalars = {"ce": loss.detach()}
         check(scalars)
         if self.objective is not None:
             assert self.teacher is not None
             distance = self.objective(capture, self.teacher, self.nodes)
-            loss = self.objective.label_weight * loss + distance
+            loss = self.objective.label_weight * loss + self.objective_weight * distance
             scalars |= self.objective.scalars
         return loss, {"loss": loss.detach(), **scalars}

@@ -62,6 +62,7 @@ class NeighborBatches:
         self.nodes = torch.arange(data.num_nodes) if nodes is None else nodes
         if self.nodes.numel() == 0:
             raise ValueError("nodes must hold at least one seed node, got none")
+        self.num_items, self.per_batch = self.nodes.numel(), batch_size
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
@@ -74,12 +75,13 @@ class NeighborBatches:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch; they depend on ``seed`` and ``number`` alone."""
-        order = _shuffled(self.nodes.numel(), self.seed, number)
-        for i, chosen in enumerate(order.split(self.batch_size)):
-            yield self._batch(self.nodes[chosen], number * len(self) + i)
+        order = shuffled(self.num_items, self.seed, number)
+        for i, chosen in enumerate(order.split(self.per_batch)):
+            yield self.batch(chosen, number * len(self) + i)
 
-    def _batch(self, seeds: Tensor, step: int) -> Batch:
-        seeds = seeds.to(self.data.graph.device)
+    def batch(self, chosen: Tensor, step: int) -> Batch:
+        """The batch of the seed nodes ``nodes[chosen]``, whose draws depend on ``step``."""
+        seeds = self.nodes[chosen].to(self.data.graph.device)
         sample = sample_neighbors(
             self.data.graph,
             seeds,
@@ -121,6 +123,7 @@ class ClusterBatches:
         part = partition(data.graph, num_parts)
         sizes = torch.bincount(part, minlength=num_parts).tolist()
         self._parts = [nodes for nodes in part.argsort(stable=True).split(sizes) if len(nodes)]
+        self.num_items, self.per_batch = len(self._parts), parts_per_batch
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
@@ -133,10 +136,15 @@ class ClusterBatches:
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch; they depend on ``seed`` and ``number`` alone."""
-        order = _shuffled(len(self._parts), self.seed, number)
-        for chosen in order.split(self.parts_per_batch):
-            nodes = torch.cat([self._parts[i] for i in chosen.tolist()]).sort().values
-            yield Batch(self.data.subgraph(nodes), nodes, nodes.numel())
+        order = shuffled(self.num_items, self.seed, number)
+        for i, chosen in enumerate(order.split(self.per_batch)):
+            yield self.batch(chosen, number * len(self) + i)
+
+    def batch(self, chosen: Tensor, step: int) -> Batch:
+        """The batch of the clusters ``chosen``; nothing is drawn."""
+        del step
+        nodes = torch.cat([self._parts[i] for i in chosen.tolist()]).sort().values
+        return Batch(self.data.subgraph(nodes), nodes, nodes.numel())
 
     def __repr__(self) -> str:
         """Settings."""
@@ -225,6 +233,7 @@ def _train_share(data: GraphData, nodes: Tensor | slice) -> float:
     return share
 
 
-def _shuffled(count: int, seed: int, epoch: int) -> Tensor:
+def shuffled(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch's items."""
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator)

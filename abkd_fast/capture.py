@@ -24,12 +24,14 @@ class Capture:
         logits: class scores [N, C].
         names: module path of every state.
         graph: the graph the model ran on, for objectives that compare neighbourhoods.
+        share: the share of all nodes that ``means`` are over; None: that of the rows.
     """
 
     states: list[Tensor]
     logits: Tensor
     names: list[str]
     graph: CSRGraph | None = None
+    share: float | None = None
 
     @property
     def means(self) -> list[Tensor]:

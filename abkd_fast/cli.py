@@ -34,6 +34,8 @@ examples
   abkd-fast distill --data my.npz --teacher gcnii-16x64 --student gcnii-4x8 --out runs/mine
   abkd-fast distill --data my.npz --teacher gcnii-16x64 --compression 60x --out runs/small
 
+several processes: torchrun --nproc-per-node 2 -m abkd_fast distill ...
+
 presets for distill and train-teacher: {", ".join(TEACHERS)}
 exit codes: 0 done, 1 a file, the data or the run failed, 2 wrong flags, 130 interrupted
 """
@@ -95,7 +97,14 @@ def _distill(argv: list[str]) -> None:
 
     preset = _preset(argv)
     config = _parse("distill", Distill(**vars(distill_preset(preset)), preset=preset), argv)
-    _show(distill(config, _command("distill", argv)), config.out)
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        from abkd_fast.distributed.runs import distill_together
+
+        metrics = distill_together(config, argv)
+    else:
+        metrics = distill(config, _command("distill", argv))
+    if metrics is not None:
+        _show(metrics, config.out)
 
 
 def _train_teacher(argv: list[str]) -> None:

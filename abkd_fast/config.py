@@ -211,6 +211,22 @@ class CacheConfig:
         return found
 
 
+@dataclass(frozen=True)
+class DistributedConfig:
+    """What processes that torchrun started agree on; not used without it.
+
+    Every process trains on its METIS part of the whole graph, or, with --batches, on its share of
+    the nodes of a batch.
+    """
+
+    timeout: float = 300.0
+    """Seconds that a process waits for the slowest one before it gives up."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout < float("inf"):
+            raise ValueError(f"timeout must be > 0 and finite, got {self.timeout}")
+
+
 NARROW = ModelConfig(dropout=0.1, init="xavier")
 """Defaults for narrow students."""
 
@@ -299,6 +315,7 @@ class DistillConfig(DataConfig):
     """Folder of the teachers that were trained on the way."""
     seeds: int = 1
     """Number of students, seeds 0 .. seeds-1."""
+    distributed: DistributedConfig = DistributedConfig()
     out: Path = Path("runs/distill")
     """Folder for the students, metrics.json, the plots and the report; a stopped run goes on."""
 

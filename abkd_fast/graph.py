@@ -45,6 +45,8 @@ class CSRGraph(CSRParts):
     Build one with :meth:`from_edge_index`, :meth:`from_csr` or another ``from_*`` method.
     """
 
+    is_part = False  # whether other processes own some of the sources
+
     def __init__(self, structure: Structure, value: Tensor | None) -> None:
         """Internal: takes checked parts. Use a ``from_*`` method."""
         super().__init__(structure, value)
@@ -258,6 +260,16 @@ class CSRGraph(CSRParts):
             structure = Structure(self.rowptr.to(device), self.col.to(device), self.num_src)
         value = None if self.value is None else self.value.to(device=device, dtype=dtype)
         return CSRGraph(structure, value)
+
+    def sources(
+        self, x: Tensor, p: float = 0.0, seed: Tensor | None = None, layer: int = 0
+    ) -> tuple[Tensor, float]:
+        """Features [num_src, d] that an aggregation reads, and the dropout still to be done.
+
+        Here x and p; the part of a graph (:mod:`abkd_fast.distributed`) drops and fetches rows.
+        """
+        del seed, layer
+        return x, p
 
     # -- other formats --------------------------------------------------------------------
 

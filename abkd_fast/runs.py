@@ -7,10 +7,11 @@ import importlib
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,9 @@ from abkd_fast.result import DistillResult
 from abkd_fast.task import MULTICLASS
 from abkd_fast.teacher import TeacherCache
 from abkd_fast.trainer import Distiller
+
+if TYPE_CHECKING:
+    from abkd_fast.distributed import World
 
 
 def load_data(config: DataConfig) -> GraphData:
@@ -75,12 +79,17 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     return _write(config.out, metrics, results, best)
 
 
-def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
-    """Distil ``seeds`` students; writes them, metrics.json, plots and the report to ``out``."""
-    data = load_data(config)
-    config = with_student(config, data, _call)
-    _check(config, data)
-    cache, logits, teacher_name = _teacher(config, data)
+def distill(config: DistillConfig, command: str = "", world: World | None = None) -> dict[str, Any]:
+    """Distil ``seeds`` students; writes them, metrics.json, plots and the report to ``out``.
+
+    With a ``world``, together with its other processes; rank 0 prepares and writes.
+    """
+    with nullcontext() if world is None else world.first_then_others("prepared"):
+        data = load_data(config)
+        config = with_student(config, data, _call)
+        _check(config, data)
+        cache, logits, teacher_name = _teacher(config, data)
+    writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):
         result = _fit_seed(
@@ -92,14 +101,18 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
             cache,
             build_objective(config, data),
             logits,
+            world,
         )
         about = about_model(config.student, config.student_options, data)
-        save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
+        if writes:
+            save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
         results.append(result)
     metrics = _metrics(data, results, config, config.student, command)
     metrics["objective"] = config.objective
     if metrics["teacher"] is not None:
         metrics["teacher"]["model"] = teacher_name
+    if not writes:
+        return metrics
     return _write(config.out, metrics, results, _best_on_validation(results))
 
 
@@ -112,23 +125,26 @@ def _fit_seed(
     cache: TeacherCache | None = None,
     objective: Objective | None = None,
     teacher_logits: Tensor | None = None,
+    world: World | None = None,
 ) -> DistillResult:
     torch.manual_seed(seed)
     about = about_model(model, options, data)
     label = f"{model} seed {seed}"
-    return Distiller(
-        cache,
-        about.build().to(data.y.device),
-        data,
-        objective,
-        seed=seed,
-        config=config.train,
-        out=config.out / f"seed{seed}",
-        callbacks=[ProgressBar(label)],
-        teacher_logits=teacher_logits,
-        capture_step=config.capture_step,
-        batches=config.batches.build(data.training, seed, objective is None),
-    ).fit()
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "config": config.train,
+        "out": config.out / f"seed{seed}",
+        "callbacks": [ProgressBar(label)],
+        "teacher_logits": teacher_logits,
+        "capture_step": config.capture_step,
+        "batches": config.batches.build(data.training, seed, objective is None),
+    }
+    student = about.build().to(data.y.device)
+    if world is None:
+        return Distiller(cache, student, data, objective, **settings).fit()
+    from abkd_fast.distributed import DistributedDistiller
+
+    return DistributedDistiller(world, cache, student, data, objective, **settings).fit()
 
 
 _Teacher = tuple[TeacherCache, Tensor | None, str]

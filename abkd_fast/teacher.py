@@ -210,6 +210,11 @@ class TeacherCache:
         """Means and second moments over all nodes, computed once (see ``ops.layer_pair``)."""
         return self._moments or self.moments_of(None)
 
+    @property
+    def whole_moments(self) -> Moments:
+        """Those over all nodes of the graph, which the cache may hold a part of."""
+        return self.moments
+
     def moments_of(self, mask: Tensor | None) -> Moments:
         """Moments over the nodes where ``mask`` [N] holds, None = all; on :attr:`device`."""
         mask = None if mask is None else mask.to(self.states.device)
@@ -218,7 +223,7 @@ class TeacherCache:
     @cached_property
     def means(self) -> list[Tensor]:
         """Mean over nodes of every layer, each [d_i]."""
-        return list(self.moments.mean.split(self.widths))
+        return list(self.whole_moments.mean.split(self.widths))
 
     def layer(self, i: int) -> Tensor:
         """View [N, d_i] of layer i."""

@@ -49,6 +49,7 @@ class ABKD(Objective):
         beta: weight.
     """
 
+    node_mean = True
     teacher_means: Tensor
     teacher_scale: Tensor | None  # [sum d_i, 1]
     teacher_subspace: Tensor
@@ -117,7 +118,7 @@ class ABKD(Objective):
         scale = None
         if self.normalize == "standardize":
             widths = torch.tensor(self.teacher_widths, device=device)
-            layers = _layer_scales(self.masked_moments or teacher.moments, teacher.widths)
+            layers = _layer_scales(self.masked_moments or teacher.whole_moments, teacher.widths)
             scale = layers.repeat_interleave(widths)[:, None]
         self.register_buffer("teacher_scale", scale, persistent=False)
 
@@ -167,7 +168,9 @@ class ABKD(Objective):
                 f"student states must have widths {self.student_widths} as in setup, "
                 f"got {student.widths}"
             )
-        share = 1.0 if nodes is None else nodes.numel() / teacher.num_nodes
+        share = student.share
+        if share is None:
+            share = 1.0 if nodes is None else nodes.numel() / teacher.num_nodes
         attention = self.attention_map(student, share)
         mean, dissimilarity = self._compare(student, teacher, attention, nodes)
         self.attention, self.dissimilarity = attention.detach(), dissimilarity.detach()
@@ -180,6 +183,7 @@ class ABKD(Objective):
     ) -> tuple[Tensor, Tensor]:
         """(mean(A * D), D) over the nodes at hand that count."""
         moments = self.masked_moments or teacher.moments
+        centre = self.masked_moments or teacher.whole_moments
         # Indices, where they are known: the host waits to count a mask.
         counted = self.counted
         if self.mask is not None and nodes is not None:
@@ -189,7 +193,7 @@ class ABKD(Objective):
             means = student.means
             if counted is not None:
                 means = [widened(state[counted]).mean(0) for state in student.states]
-            return self._pooled(moments, means, attention, *self.maps())
+            return self._pooled(centre, means, attention, *self.maps())
         states = [widened(state) for state in student.states]
         if self.normalize == "rows":
             return unit_rows_distance(rows, states, counted, attention, *self.maps())
@@ -200,7 +204,7 @@ class ABKD(Objective):
             attention,
             *self._stacked_maps(),
             moments=moments if nodes is None else None,
-            shift=moments.mean if self.normalize == "standardize" else None,
+            shift=centre.mean if self.normalize == "standardize" else None,
             mask=counted,
         )
 

@@ -29,6 +29,7 @@ class KD(Objective):
     """
 
     needs_states = False
+    node_mean = True
 
     def __init__(
         self,

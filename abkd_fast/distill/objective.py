@@ -21,6 +21,8 @@ class Objective(nn.Module):
     Attributes:
         label_weight: factor of the cross-entropy on the labels; factors of a sum multiply.
         needs_states: whether hidden states are compared, or only class scores.
+        node_mean: whether the loss is a mean over nodes of what depends on a node's own rows and on
+            the student's means, so that the parts of a graph add up (:mod:`abkd_fast.distributed`).
         scalars: named, detached values of the last call, for the log.
         attention: weights [T, S] of the layer pairs in the last call, detached; None for an
             objective that has none.
@@ -29,6 +31,7 @@ class Objective(nn.Module):
 
     label_weight: float = 1.0
     needs_states: bool = True
+    node_mean: bool = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -63,8 +63,10 @@ class GCN2Conv(nn.Module):
 
         ``p``, ``seed`` and ``layer`` drop elements of X (see :func:`abkd_fast.ops.dropout`).
         """
+        graph = graph.gcn_norm() if self.normalize else graph
+        x, p = graph.sources(x, p, seed, layer)
         out, sums = ops.conv(
-            graph.gcn_norm() if self.normalize else graph,
+            graph,
             x,
             self.weight1,
             x_0=x_0,

@@ -65,13 +65,16 @@ class GCNConv(nn.Module):
         if aggregated_x is not None and p == 0.0:
             return self._transform(aggregated_x, graph)
         graph = graph.gcn_norm() if self.normalize else graph
-        if isinstance(x, Tensor):
+        narrows = graph.is_part and self.out_channels < self.in_channels  # fewer columns to send
+        if isinstance(x, Tensor) and not narrows:
+            x, p = graph.sources(x, p, seed, layer)
             weight = transposed(self.lin.weight)
             out, sums = ops.conv(
                 graph, x, weight, self.bias, act=self.act, p=p, seed=seed, layer=layer
             )
         else:
             transformed = self.lin(dropout(x, p, p > 0.0, seed, layer))
+            transformed, _ = graph.sources(transformed)
             out, sums = ops.conv(graph, transformed, None, self.bias, act=self.act)
         return attach_column_sums(out, sums)
 

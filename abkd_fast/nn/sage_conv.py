@@ -128,12 +128,13 @@ def sage(
     """
     if aggr in ("max", "min"):
         dense = x.to_dense() if isinstance(x, CSRGraph) else x
-        out = linear(ops.spmm(graph, dense, aggr), weight, bias, "none")
+        out = linear(ops.spmm(graph, graph.sources(dense)[0], aggr), weight, bias, "none")
     elif isinstance(x, CSRGraph):
-        transformed = linear(x, weight, None, "none")
+        transformed, _ = graph.sources(linear(x, weight, None, "none"))
         out, _ = ops.conv(_summed(graph, transformed.dtype, aggr), transformed, None, bias)
     else:
-        out, _ = ops.conv(_summed(graph, x.dtype, aggr), x, transposed(weight), bias)
+        source, _ = graph.sources(x)
+        out, _ = ops.conv(_summed(graph, x.dtype, aggr), source, transposed(weight), bias)
     if root is None or root_weight is None:
         return out
     if root.shape[0] != graph.num_dst:
