@@ -27,7 +27,7 @@ demo: $(READY)
 	@echo "open report/index.html"
 
 test: $(READY)
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
@@ -44,6 +44,9 @@ bench: $(READY)
 	$(BIN)/python bench/bench_dropout.py
 	$(BIN)/python bench/bench_rows.py
 	$(BIN)/python bench/bench_conv.py
+	$(BIN)/python bench/bench_edge_attention.py
+	$(BIN)/python bench/bench_relational.py
+	$(BIN)/python bench/bench_accelerate.py
 	$(BIN)/python bench/bench_layer_pair.py
 	$(BIN)/python bench/bench_step.py
 	$(BIN)/python bench/bench_growth.py

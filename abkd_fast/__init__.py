@@ -12,6 +12,9 @@ from abkd_fast.accelerate import accelerate as accelerate
 from abkd_fast.accelerate import accelerated as accelerated
 from abkd_fast.accelerate import acceleration as acceleration
 from abkd_fast.accelerate import decelerate as decelerate
+from abkd_fast.batches import ClusterBatches as ClusterBatches
+from abkd_fast.batches import LoaderBatches as LoaderBatches
+from abkd_fast.batches import NeighborBatches as NeighborBatches
 from abkd_fast.callbacks import Callback as Callback
 from abkd_fast.callbacks import ProgressBar as ProgressBar
 from abkd_fast.capture import Capture as Capture
@@ -30,6 +33,8 @@ from abkd_fast.model_file import save_model as save_model
 from abkd_fast.plan import MemoryPlan as MemoryPlan
 from abkd_fast.plan import memory_plan as memory_plan
 from abkd_fast.relational_graph import RelationalGraph as RelationalGraph
+from abkd_fast.reorder import partition as partition
+from abkd_fast.reorder import reorder as reorder
 from abkd_fast.result import DistillResult as DistillResult
 from abkd_fast.result import TrainingError as TrainingError
 from abkd_fast.teacher import TeacherCache as TeacherCache

@@ -139,6 +139,7 @@ BY_TORCH = {
     "layer_pair_rows": "float64 products without nodes, by cuBLAS",
     "layer_pair_products": "float64 products without nodes, by cuBLAS",
     "layer_pair_moment_maps": "float64 products without nodes, by cuBLAS",
+    "sample_neighbors": "batches are drawn on the host, beside training; elsewhere by definition",
 }
 
 _library = torch.library.Library("abkd_fast", "FRAGMENT")

@@ -55,7 +55,7 @@ class BatchEpoch:
         """The step on a batch, and how many nodes count in it."""
         rows = slice(batch.batch_size)
         train_mask = batch.data.train_mask[rows]
-        share = float(train_mask.float().mean())
+        share = float(train_mask.double().mean())
         step = replace(
             self.step,
             collect=partial(self._collect, batch, rows),

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch_geometric.nn.conv.gcn_conv import gcn_norm
 
 from abkd_fast import ops
+from abkd_fast._pyg_attention import GATConv, GATv2Conv
 from abkd_fast._pyg_features import sparse_form
 from abkd_fast._pyg_graphs import adjacency, normalised, pattern
 from abkd_fast._pyg_layer import Accelerated, fused, lazy, notice
@@ -97,7 +98,7 @@ class SAGEConv(Accelerated, pyg.SAGEConv):
         if lazy(self):
             return super().forward(x, edge_index, size)
         source, root = x if isinstance(x, (tuple, list)) else (x, x)
-        if why := self._pair_obstacle(source, root, edge_index, size):
+        if why := self.pair_obstacle(source, root, edge_index, size):
             notice(self, why, edge_index)
             return super().forward(x, edge_index, size)
         num_dst = root.size(0) if root is not None else (size or (0, None))[1] or source.size(0)
@@ -120,26 +121,14 @@ class SAGEConv(Accelerated, pyg.SAGEConv):
             return sage(graph, x, None, *weights, None, aggr)
         return sage(graph, x, x if root is source else root, *weights, self.lin_r.weight, aggr)
 
-    def _pair_obstacle(self, source: Any, root: Any, edges: Any, size: Any) -> str | None:
-        if root is not None and root is not source:
-            if self.flow != "source_to_target":
-                return f"flow is {self.flow} with a pair of x"
-            if why := self.call_obstacle(root, edges):
-                return why
-        if why := self.call_obstacle(source, edges):
-            return why
-        sizes = (source.size(0), None if root is None else root.size(0))
-        for wanted, found in zip(size or (None, None), sizes, strict=True):
-            if None not in (wanted, found) and wanted != found:
-                return f"size is {size}, x has {found} rows"
-        return None
-
 
 ACCELERATED: dict[type, type[Accelerated]] = {
     pyg.GCNConv: GCNConv,
     pyg.GCN2Conv: GCN2Conv,
     pyg.SAGEConv: SAGEConv,
     pyg.RGCNConv: RGCNConv,
+    pyg.GATConv: GATConv,
+    pyg.GATv2Conv: GATv2Conv,
 }
 
 

@@ -133,15 +133,22 @@ def adjacency(
         if any(part is not None and part.requires_grad for part in sources):
             return _from_matrix(edges, dtype)
         return KEPT.get(sources, ("matrix", dtype), lambda: _from_matrix(edges, dtype))
-    edges = _plain(edges)
-    key = (num_nodes, flow)
-    graph, order = KEPT.get((edges,), ("edges", *key), lambda: _sort(edges, num_nodes, flow))
+    graph, order = sorted_edges(edges, num_nodes, flow)
     if weight is None:
         return graph
     if weight.requires_grad:
         return _weighted(graph, weight, order)
     make = functools.partial(_weighted, graph, weight, order)
-    return KEPT.get((edges, weight), ("weighted", *key), make)
+    return KEPT.get((_plain(edges), weight), ("weighted", num_nodes, flow), make)
+
+
+def sorted_edges(
+    edges: Tensor, num_nodes: tuple[int, int], flow: str = "source_to_target"
+) -> tuple[CSRGraph, Tensor]:
+    """The graph of an edge_index without weights, and the place of its edges in it; kept."""
+    edges = _plain(edges)
+    make = functools.partial(_sort, edges, num_nodes, flow)
+    return KEPT.get((edges,), ("edges", num_nodes, flow), make)
 
 
 @_outside_compiled_code

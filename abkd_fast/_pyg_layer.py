@@ -15,10 +15,10 @@ from abkd_fast._pyg_graphs import SPARSE, is_edge_index
 from abkd_fast.graph import CSRGraph
 from abkd_fast.relational_graph import RelationalGraph
 
-_STEPS = ("forward", "message", "aggregate", "message_and_aggregate", "update")
+_STEPS = ("forward", "message", "aggregate", "message_and_aggregate", "update", "edge_update")
 _HOOKS = tuple(
     f"_{step}_forward_{when}"
-    for step in ("propagate", "message", "aggregate", "message_and_aggregate")
+    for step in ("propagate", "message", "aggregate", "message_and_aggregate", "edge_update")
     for when in ("pre_hooks", "hooks")
 )
 
@@ -63,6 +63,21 @@ class Accelerated(pyg.MessagePassing):
         if any(parameter.dtype != x.dtype for parameter in self.parameters()):
             return f"x is {x.dtype}, the parameters are not"
         return _tapped(self)
+
+    def pair_obstacle(self, source: Any, root: Any, edges: Any, size: Any) -> str | None:
+        """Why our ops cannot serve a call with rows of both sides (root may be None), or None."""
+        if root is not None and root is not source:
+            if self.flow != "source_to_target":
+                return f"flow is {self.flow} with a pair of x"
+            if why := self.call_obstacle(root, edges):
+                return why
+        if why := self.call_obstacle(source, edges):
+            return why
+        sizes = (source.size(0), None if root is None else root.size(0))
+        for wanted, found in zip(size or (None, None), sizes, strict=True):
+            if None not in (wanted, found) and wanted != found:
+                return f"size is {size}, x has {found} rows"
+        return None
 
 
 def _tapped(conv: Any) -> str | None:

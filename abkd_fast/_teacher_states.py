@@ -175,6 +175,13 @@ def check_storage(storage: str) -> None:
         raise ValueError('storage must be memory or mmap without a GPU, got "pinned"')
 
 
+def check_path(storage: str, path: object) -> None:
+    """Raise ValueError unless there is a path just where states go to a file."""
+    check_storage(storage)
+    if (storage == "mmap") != (path is not None):
+        raise ValueError(f'path must be given with storage="mmap" alone, got {path!r}')
+
+
 def check_dtype(dtype: torch.dtype) -> None:
     """Raise ValueError unless layer_pair reads states of this dtype."""
     if dtype not in DTYPES:

@@ -58,15 +58,16 @@ class Acceleration:
 def accelerate(model: _Model) -> _Model:
     """Let the PyG layers of ``model`` compute with our ops, in place.
 
-    ``GCNConv``, ``GCN2Conv``, ``SAGEConv`` and ``RGCNConv`` stay the same objects with the same
-    parameters, state_dict, hooks and mode, wherever they are in the model: optimisers, hooks and
-    references made before stay valid. Their arguments are PyG's: an edge_index with or without
-    weights, a ``torch_sparse.SparseTensor``, torch's sparse matrices, and a :class:`CSRGraph`
-    besides. The graph is sorted and normalised once for an edge_index that stays the same tensor,
-    and again when it is changed in place; features that stay the same tensor and are mostly zeros
-    are multiplied as a sparse matrix from the second call on. Changes that torch does not count,
-    through ``.data`` or numpy, are not seen. Results are those of PyG up to rounding; the
-    gradient of a maximum that several neighbours attain goes to the first of them.
+    ``GCNConv``, ``GCN2Conv``, ``SAGEConv``, ``RGCNConv``, ``GATConv`` and ``GATv2Conv`` stay the
+    same objects with the same parameters, state_dict, hooks and mode, wherever they are in the
+    model: optimisers, hooks and references made before stay valid. Their arguments are PyG's: an
+    edge_index with or without weights, a ``torch_sparse.SparseTensor``, torch's sparse matrices,
+    and a :class:`CSRGraph` besides. The graph is sorted and normalised once for an edge_index
+    that stays the same tensor, and again when it is changed in place; features that stay the same
+    tensor and are mostly zeros are multiplied as a sparse matrix from the second call on. Changes
+    that torch does not count, through ``.data`` or numpy, are not seen. Results are those of PyG
+    up to rounding; the gradient of a maximum that several neighbours attain goes to
+    the first of them, and the attention's dropout draws its own numbers from torch's generator.
 
     Layers that our ops cannot serve stay as they are, with a warning; ``acceleration(model)``
     tells which, and why. A call that they cannot serve (a 3-dimensional x, autocast) runs PyG's

@@ -197,8 +197,37 @@ class LoaderBatches:
 Batches = NeighborBatches | ClusterBatches | LoaderBatches
 
 
+@dataclass(frozen=True)
+class BatchConfig:
+    """Mini-batches; without a size or clusters a step is over the whole graph."""
+
+    size: int | None = None
+    """Seed nodes a batch, with sampled neighbourhoods; None = no sampling."""
+    num_neighbors: tuple[int, ...] = (15, 10)
+    """Edges sampled a node, hop by hop, as many hops as the model has layers; -1 = all."""
+    clusters: int | None = None
+    """Clusters that METIS splits the graph into, for batches of clusters instead."""
+    clusters_per_batch: int = 1
+    """Clusters a batch; edges between them are kept."""
+
+    def __post_init__(self) -> None:
+        if self.size is not None and self.clusters is not None:
+            raise ValueError(
+                f"batches must have a size or clusters, got both: {self.size} and {self.clusters}"
+            )
+
+    def build(self, data: GraphData, seed: int, labels_only: bool) -> Batches | None:
+        """Batches of ``data``, of its training nodes where nothing else has a loss."""
+        if self.clusters is not None:
+            return ClusterBatches(data, self.clusters, self.clusters_per_batch, seed=seed)
+        if self.size is None:
+            return None
+        nodes = data.train_mask.nonzero().flatten() if labels_only else None
+        return NeighborBatches(data, self.num_neighbors, self.size, nodes=nodes, seed=seed)
+
+
 def _train_share(data: GraphData, nodes: Tensor | slice) -> float:
-    share = float(data.train_mask[nodes].float().mean())
+    share = float(data.train_mask[nodes].double().mean())
     if share == 0.0:
         raise ValueError("nodes of an epoch must hold training nodes, got none")
     return share

@@ -17,13 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from abkd_fast import data as datasets
+from abkd_fast._preflight import about_model, check_layers, plan_memory
 from abkd_fast._storage import write_atomically
 from abkd_fast._student import with_student
-from abkd_fast.batches import NeighborBatches
 from abkd_fast.callbacks import ProgressBar
-from abkd_fast.capture import match_layers
 from abkd_fast.config import (
-    CacheConfig,
     DataConfig,
     DistillConfig,
     ModelConfig,
@@ -34,9 +32,7 @@ from abkd_fast.data import GraphData
 from abkd_fast.distill import KD, Objective
 from abkd_fast.inductive import predict
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
-from abkd_fast.model_file import ModelFile, load_model, save_model
-from abkd_fast.nn import ModelSpec
-from abkd_fast.plan import MemoryPlan, memory_plan
+from abkd_fast.model_file import load_model, save_model
 from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
 from abkd_fast.task import MULTICLASS
@@ -72,12 +68,12 @@ def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     """Train a model on labels alone; writes ``teacher.safetensors`` and the report to ``out``."""
     data = load_data(config)
-    print(*_plan(config.model, data), sep="\n", flush=True)
+    print(*plan_memory(config.model, data), sep="\n", flush=True)
     results = [
         _fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
     ]
     best = _best_on_validation(results)
-    about = _about(config.model, config.options, data)
+    about = about_model(config.model, config.options, data)
     save_model(config.out / "teacher.safetensors", results[best].student, about)
     metrics = _metrics(data, results, config, config.model, command)
     return _write(config.out, metrics, results, best)
@@ -107,7 +103,7 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
             logits,
             world,
         )
-        about = _about(config.student, config.student_options, data)
+        about = about_model(config.student, config.student_options, data)
         if writes:
             save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
         results.append(result)
@@ -132,7 +128,7 @@ def _fit_seed(
     world: World | None = None,
 ) -> DistillResult:
     torch.manual_seed(seed)
-    about = _about(model, options, data)
+    about = about_model(model, options, data)
     label = f"{model} seed {seed}"
     settings: dict[str, Any] = {
         "seed": seed,
@@ -141,51 +137,17 @@ def _fit_seed(
         "callbacks": [ProgressBar(label)],
         "teacher_logits": teacher_logits,
         "capture_step": config.capture_step,
+        "batches": config.batches.build(data.training, seed, objective is None),
     }
     student = about.build().to(data.y.device)
-    if world is None or not isinstance(config, DistillConfig):
+    if world is None:
         return Distiller(cache, student, data, objective, **settings).fit()
     from abkd_fast.distributed import DistributedDistiller
 
-    shares = config.distributed
-    if shares.split == "batches":
-        settings["batches"] = NeighborBatches(
-            data, shares.num_neighbors, shares.batch_size, seed=seed
-        )
     return DistributedDistiller(world, cache, student, data, objective, **settings).fit()
 
 
-def _about(model: str, options: ModelConfig, data: GraphData) -> ModelFile:
-    family = ModelSpec.parse(model).family
-    if family != "rgcn" and data.x is None:
-        raise SettingError(f"model must be rgcn for {data.name!r}, which has no features: {model}")
-    settings = options.options(family, data) | (_typed(data) if family == "rgcn" else {})
-    return ModelFile(
-        spec=model,
-        in_channels=data.num_features,
-        out_channels=data.num_classes,
-        options=settings,
-        dataset=data.name,
-        fingerprint=data.fingerprint(),
-    )
-
-
 _Teacher = tuple[TeacherCache, Tensor | None, str]
-
-
-def _typed(data: GraphData) -> dict[str, object]:
-    """What R-GCN must know of the graph."""
-    if data.relations is None:
-        raise SettingError(f"model must not be rgcn for {data.name!r}, which has no relations")
-    target, *others = data.relations.num_nodes
-    featureless = data.x is None and not others
-    embedded = [kind for kind in others if kind not in data.other_x]
-    return {
-        "num_nodes": data.relations.num_nodes,
-        "num_relations": data.relations.num_relations,
-        "embedded": [target, *embedded] if data.x is None and others else embedded,
-        "featureless": featureless,
-    }
 
 
 def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
@@ -231,7 +193,7 @@ def _cache(
 
     Shows the memory that the run will need.
     """
-    print(*_plan(config.student, data, config, teacher, layers), sep="\n", flush=True)
+    print(*plan_memory(config.student, data, config, teacher, layers), sep="\n", flush=True)
     dtype, storage, part = config.cache.torch_dtype, config.cache.storage, data.training
     if storage == "mmap":
         path = config.out / "teacher-cache.safetensors"
@@ -241,49 +203,15 @@ def _cache(
     return cache, cache.logits if part is data else predict(teacher, data), name
 
 
-def _plan(
-    model: str,
-    data: GraphData,
-    config: DistillConfig | None = None,
-    teacher: nn.Module | None = None,
-    layers: str | Sequence[str] | None = None,
-) -> list[MemoryPlan]:
-    """Memory of training ``model``, on a teacher if there is one; ValueError if it cannot fit."""
-    with torch.device("meta"):
-        student = _about(model, ModelConfig(), data).build()
-    cache = CacheConfig() if config is None else config.cache
-    plans = memory_plan(
-        data,
-        student,
-        teacher,
-        teacher_layers=layers,
-        dtype=cache.torch_dtype,
-        storage=cache.storage,
-    )
-    return [plan.check() for plan in plans]
-
-
 def _check(config: DistillConfig, data: GraphData) -> None:
     """Find mistakes in the models, their layers and the folder before a teacher is trained."""
     objective = build_objective(config, data)
     if objective is not None and objective.needs_states:
-        _check_layers("student", config.student, None, data)
+        check_layers("student", config.student, None, data)
         if config.trains_teacher:
-            teacher = _check_layers("teacher", config.teacher, config.teacher_layers, data)
-            _plan(config.student, data, config, teacher, config.teacher_layers)
+            teacher = check_layers("teacher", config.teacher, config.teacher_layers, data)
+            plan_memory(config.student, data, config, teacher, config.teacher_layers)
     config.out.mkdir(parents=True, exist_ok=True)
-
-
-def _check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> nn.Module:
-    """The model without its weights; SettingError unless it has the layers to be aligned."""
-    with torch.device("meta"):
-        model = _about(spec, ModelConfig(), data).build()
-    try:
-        match_layers(model, layers)
-    except ValueError as error:
-        found = "a hidden layer" if layers is None else "layers that match --teacher-layers"
-        raise SettingError(f"{name} must have {found} for ABKD, got {spec}: {error}") from error
-    return model
 
 
 def _from_file(

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abkd_fast._checks import names
 from abkd_fast._mapped import mapped_file
 from abkd_fast._staging import blocks_on
 from abkd_fast._storage import write_atomically
@@ -19,6 +20,7 @@ from abkd_fast._teacher_states import (
     about_teacher,
     check_dtype,
     check_fits,
+    check_path,
     check_storage,
     digest_states,
     fingerprint,
@@ -81,9 +83,8 @@ class TeacherCache:
     ) -> TeacherCache:
         """Run ``teacher`` once in eval mode and keep the outputs of ``layers``.
 
-        With storage "mmap" every layer's states go to disk as soon as they are there, and no more
-        than those that the teacher itself needs at a time are in memory. A build that is stopped
-        leaves ``path`` as it was.
+        With storage "mmap" a layer's states go to disk as soon as they are there; in memory are
+        those that the teacher itself holds. A build that is stopped leaves ``path`` as it was.
 
         Args:
             teacher: any module that returns class scores [N, C].
@@ -100,9 +101,7 @@ class TeacherCache:
             OSError: ``path`` could not be written.
         """
         check_dtype(dtype)
-        check_storage(storage)
-        if (storage == "mmap") != (path is not None):
-            raise ValueError(f'path must be given with storage="mmap" alone, got {path!r}')
+        check_path(storage, path)
         was_training = teacher.training
         teacher.eval()
         try:
@@ -112,12 +111,11 @@ class TeacherCache:
                 capture = recorder.collect(lambda: call_model(teacher, data, forward), data.graph)
         finally:
             teacher.train(was_training)
-        widths = capture.widths
         packed = pack(capture.states, capture.logits, dtype, data.num_rows)
+        about = about_teacher(teacher, data, recorder.paths, dtype)
+        cache = cls(packed, capture.widths, capture.logits, *about)
         capture.states.clear()
         empty_cache()  # their memory would be kept for results of the same sizes
-        about = about_teacher(teacher, data, recorder.paths, dtype)
-        cache = cls(packed, widths, capture.logits, *about)
         return cache.pinned().to(data.graph.device) if storage == "pinned" else cache
 
     @classmethod
@@ -130,20 +128,20 @@ class TeacherCache:
         forward: Callable[..., Tensor] | None,
     ) -> TeacherCache:
         """Run the teacher and write its states to ``path``, layer by layer."""
-        teacher = recorder.model
 
         def write(temporary: Path) -> None:
             with LayerSpill(path.parent, dtype) as spill:
-                logits = recorder.stream(lambda: call_model(teacher, data, forward), spill.add)
+                model = recorder.model
+                logits = recorder.stream(lambda: call_model(model, data, forward), spill.add)
                 pack([], logits, dtype)  # its checks
-                about = about_teacher(teacher, data, recorder.paths, dtype)
+                about = about_teacher(model, data, recorder.paths, dtype)
                 empty = torch.empty(logits.size(0), 0, dtype=dtype)
                 cache = cls(empty, spill.widths, logits, *about, spill.moments())
                 cache._write(temporary, spill.rows(cache.num_nodes), dtype)
 
         write_atomically(path, write)
         empty_cache()
-        return cls._read(path, verify=False).to(data.graph.device)
+        return cls(**read_cache(path, mapped=True, verify=False)).to(data.graph.device)
 
     @classmethod
     def cached(
@@ -158,8 +156,8 @@ class TeacherCache:
 
         ``options`` are those of :meth:`build`. A damaged file is an error, see :meth:`load`.
         """
-        path = Path(path)
         check_storage(storage)
+        path = Path(path)
         paths = match_layers(teacher, options.get("layers"))
         if path.exists():
             wanted = fingerprint(teacher, data, paths, options.get("dtype", torch.float32))
@@ -240,7 +238,7 @@ class TeacherCache:
         return rows.to(self.device)
 
     def pinned(self) -> TeacherCache:
-        """The same in host memory, the states page-locked; needs a GPU."""
+        """The same in page-locked host memory; needs a GPU."""
         states = torch.empty(self.states.shape, dtype=self.states.dtype, pin_memory=True)
         return self._with(states.copy_(self.states), states.device)
 
@@ -262,8 +260,8 @@ class TeacherCache:
         known = self.__dict__.get("moments", self._moments)
         moments = None if known is None else moved(known, device)
         logits = None if self.logits is None else self.logits.to(device)
-        about = self.fingerprint, self.parameters, self.data
-        return TeacherCache(states, self.widths, logits, *about, moments, device)
+        about = {name: getattr(self, name) for name in META}
+        return TeacherCache(states, logits=logits, moments=moments, device=device, **about)
 
     def check_fits(self, data: GraphData) -> None:
         """Raise ValueError unless this teacher ran on ``data``, as far as is known of it."""
@@ -280,8 +278,9 @@ class TeacherCache:
         """``save`` with the states given in blocks of rows."""
         moments = self.moments if self.widths else None
         about = {name: getattr(self, name) for name in META}
-        shape = self.num_nodes, sum(self.widths)
-        write_cache(path, blocks, shape, dtype, self.logits, moments, about)
+        write_cache(
+            path, blocks, (self.num_nodes, sum(self.widths)), dtype, self.logits, moments, about
+        )
 
     @classmethod
     def load(cls, path: str | Path, storage: str = "mmap") -> TeacherCache:
@@ -296,15 +295,10 @@ class TeacherCache:
             ValueError: the file is damaged, or something else.
         """
         check_storage(storage)
-        cache = cls._read(Path(path), mapped=storage == "mmap")
+        cache = cls(**read_cache(Path(path), mapped=storage == "mmap", verify=True))
         return cache.pinned() if storage == "pinned" else cache
-
-    @classmethod
-    def _read(cls, path: Path, mapped: bool = True, verify: bool = True) -> TeacherCache:
-        return cls(**read_cache(path, mapped, verify))
 
     def __repr__(self) -> str:
         """Sizes and dtype."""
-        dtype = str(self.states.dtype).removeprefix("torch.")
         sizes = f"nodes={self.num_nodes}, layers={self.num_layers}"
-        return f"TeacherCache({sizes}, {dtype}, {self.storage})"
+        return f"TeacherCache({sizes}, {names([self.states.dtype])}, {self.storage})"

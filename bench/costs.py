@@ -179,3 +179,18 @@ def edge_attention(
         2 * nodes * row,
     )
     return passes + (2 if mixed else 1) * maps
+
+
+def relational(nodes: int, edges: int, width: int) -> Cost:
+    """R-GCN's layer F -> F, one relation, aggregated first, float32, forward and backward.
+
+    Gathers: a row an edge each way. Products: S W, dout W^T, S^T dout; S is never written.
+    """
+    rows = 12 * nodes * width  # out, dout, dx
+    moved = 8 * (nodes + 1) + 8 * edges + 8 * edges * width + rows
+    return Cost(4 * edges * width + 6 * nodes * width**2, moved, rows)
+
+
+def sample_neighbors(nodes: int, edges: int) -> Cost:
+    """E edges drawn for N nodes: a number an edge; pointers and ids, columns and positions."""
+    return Cost(edges, 16 * nodes + 16 * edges, 8 * nodes + 12 * edges)

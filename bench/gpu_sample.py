@@ -13,6 +13,8 @@ import abkd_fast as af
 from abkd_fast.ops import (
     conv,
     dropout,
+    edge_attention,
+    edge_attention_v2,
     kl_div,
     layer_pair,
     linear,
@@ -43,6 +45,13 @@ def run(device: str) -> None:
         conv(graph, x, weight, x_0=x_0, **options)[0].square().sum().backward()
         dropout(x, 0.3, 5).sum().backward()
         linear(x, weight[: width // 2], weight[0, : width // 2], "relu").sum().backward()
+        heads = torch.randn(50, 3, width, device=device, requires_grad=True)
+        rows = torch.randn(graph.num_dst, 3, width, device=device, requires_grad=True)
+        att = torch.randn(3, width, device=device, requires_grad=True)
+        score = torch.randn(graph.num_edges, 3, device=device, requires_grad=True)
+        options = {"p": 0.4, "seed": 3}
+        out = edge_attention(graph, heads, att, att, x_dst=rows, score_edge=score, **options)
+        (out + edge_attention_v2(graph, heads, rows, att, **options)).square().sum().backward()
         labels, mask = torch.arange(50, device=device) % width, torch.rand(50, device=device) < 0.5
         kl_div(x, labels, mask, 2.0)[0].backward()
         kl_div(x, torch.randn(50, width, device=device).log_softmax(1))[0].backward()

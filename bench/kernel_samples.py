@@ -246,6 +246,53 @@ def _layer_pair_near() -> Iterator[Sample]:
         yield name, (*rest, *centres, teacher_map, student_map, offset, near)
 
 
+HEADS = (1, 3)
+
+
+def heads() -> Iterator[tuple[str, Tensor, Tensor, tuple[Any, ...]]]:
+    """(name, x [N, H, C], vector [H, C], slope and dropout)"""
+    for name, x, _ in features():
+        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
+        for count in HEADS:
+            rows = torch.empty(NODES, count, x.size(1), dtype=x.dtype, device="meta")
+            dropout = (0.5, HOST_SEED, 1, 2) if count == 3 else (0.0, None, 0, 0)
+            att = matrix(count, x.size(1), exact)
+            yield f"{count} heads, {name}", rows, att, (0.2, *dropout)
+
+
+def transposed() -> tuple[Tensor, Tensor, Tensor]:
+    return *graph(), vector(EDGES, torch.int64)
+
+
+def node_numbers(att: Tensor, *sizes: int) -> Tensor:
+    return torch.empty(NODES, *sizes, att.size(0), dtype=att.dtype, device="meta")
+
+
+def _edge_attention() -> Iterator[Sample]:
+    for name, x, att, rest in heads():
+        score = matrix(EDGES, att.size(0), att.dtype) if att.size(0) == 3 else None
+        yield name, (*graph(), x, None, att, att, score, *rest)
+
+
+def _edge_attention_backward() -> Iterator[Sample]:
+    for name, x, att, rest in heads():
+        edges = att.size(0) == 3
+        score = matrix(EDGES, att.size(0), att.dtype) if edges else None
+        given = (x, x, None, att, att, score, node_numbers(att, 2), *[node_numbers(att)] * 2)
+        yield name, (*graph(), *transposed(), *given, *rest, edges)
+
+
+def _edge_attention_v2() -> Iterator[Sample]:
+    for name, x, att, rest in heads():
+        yield name, (*graph(), x, x, att, *rest)
+
+
+def _edge_attention_v2_backward() -> Iterator[Sample]:
+    for name, x, att, rest in heads():
+        given = (x, x, x, att, node_numbers(att, 2))
+        yield name, (*graph(), *transposed(), *given, *rest)
+
+
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
@@ -266,4 +313,8 @@ SAMPLES = {
     "linear": _linear,
     "linear_backward": _linear_backward,
     "layer_pair_near": _layer_pair_near,
+    "edge_attention": _edge_attention,
+    "edge_attention_backward": _edge_attention_backward,
+    "edge_attention_v2": _edge_attention_v2,
+    "edge_attention_v2_backward": _edge_attention_v2_backward,
 }

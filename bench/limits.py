@@ -19,6 +19,8 @@ REST = {
     "row. teacher_moments converts the teacher to float64 and multiplies in it, once a teacher. "
     "spmm's maximum compares what every edge brings with what has won so far, and its gradient "
     "reads the winners of every edge's row.",
+    "edge_attention": "8x8: what each row and each edge cost beside their features (scores, "
+    "exponentials, the mask's random numbers); 3x250: gathered rows, and the dense products.",
     "layer_pair": "The moment form's products are narrow: 16 student columns. Its score and the "
     "gradients of the attention and the maps come on top of the products counted.",
     "step": "The sum of the above, and torch's own operations, Python and autograd: see the table "
@@ -95,6 +97,12 @@ def points(reports: dict[str, Report]) -> list[Point]:
             continue
         case = f"{row['op']}: {row['case']}"
         found.append(point("rows", case, row, row["ms"]["abkd_fast"]["p50"], machine("rows")))
+    for row in cases("edge_attention"):
+        if "gflop" in row:
+            case = f"{row['dataset']}, {row['layer']}, {row['shape']}"
+            found.append(
+                point("edge_attention", case, row, row["median_ms"], machine("edge_attention"))
+            )
     for name, op in (("layer_pair", "layer_pair"), ("step", "step")):
         for row in reports[name]["rows"]:
             if "gflop" in row and row["allocator"] == "default":

@@ -52,7 +52,7 @@ def draw_spmm(reports: dict[str, Report]) -> Figure:
 
 def draw_roofline(reports: dict[str, Report]) -> Figure:
     figure, axis = plt.subplots(figsize=(8.6, 4.2), layout="constrained")
-    machines = [report["machine"] for report in reports.values()]
+    machines = [report["machine"] for report in reports.values() if "machine" in report]
     gemm = max(machine["gemm_gflop_s"]["float32"] for machine in machines)
     intensity = [0.02, 400.0]
     for size, text, dashes in (("16", "16 MB", "dashed"), ("1024", "1 GB", "solid")):
@@ -98,6 +98,24 @@ def draw_growth(reports: dict[str, Report]) -> Figure:
     axes[1].set(title=title, xlabel="nodes", ylabel="MB", xscale="log", yscale="log")
     axes[1].yaxis.set_major_formatter(PLAIN)
     axes[1].legend()
+    return figure
+
+
+def draw_growth_ops(reports: dict[str, Report]) -> Figure:
+    """Left: time an edge. Right: memory a node."""
+    rows = [row for row in reports["growth_ops"]["rows"] if "ms" in row]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for k, case in enumerate(dict.fromkeys((row["op"], row["degree"]) for row in rows)):
+        found = [row for row in rows if (row["op"], row["degree"]) == case]
+        nodes, label = [row["num_nodes"] for row in found], f"{case[0]}, degree {case[1]}"
+        for axis, key in zip(axes, ("ns_per_edge", "bytes_per_node"), strict=True):
+            axis.plot(nodes, [row[key] for row in found], color=COLORS[k], lw=1,
+                      marker=MARKERS[k], markersize=4, label=label)  # fmt: skip
+    axes[0].set(title="time", xlabel="nodes", ylabel="ns an edge", xscale="log", yscale="log")
+    axes[1].set(title="memory", xlabel="nodes", ylabel="bytes a node", xscale="log", ylim=(0, None))
+    axes[0].yaxis.set_major_formatter(PLAIN)
+    axes[1].yaxis.set_major_formatter(PLAIN)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -156,6 +174,7 @@ FIGURES: dict[str, Callable[[dict[str, Report]], Figure]] = {
     "spmm": draw_spmm,
     "roofline": draw_roofline,
     "growth": draw_growth,
+    "growth_ops": draw_growth_ops,
     "step": draw_step,
 }
 

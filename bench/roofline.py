@@ -45,6 +45,17 @@ FORMULAS = [
     Formula("conv", "a GCNII layer F to F, forward and backward",
             "4*E*F + 6*N*F*F", "8*(N+1) + 16*E + 8*F*(E+N) + 28*N*F",
             lambda n: costs.conv(n["N"], n["E"], n["F"])),
+    Formula("edge_attention", "a GAT layer F to F, forward and backward",
+            "10*E*F + 6*N*F*F", "12*(N+1) + 12*E + 12*E*F + 52*N*F",
+            lambda n: costs.edge_attention(n["N"], n["E"], n["F"], 1, n["F"], False)),
+    Formula("edge_attention_v2", "a GATv2 layer F to F, forward and backward",
+            "28*E*F + 12*N*F*F", "12*(N+1) + 12*E + 16*E*F + 76*N*F",
+            lambda n: costs.edge_attention(n["N"], n["E"], n["F"], 1, n["F"], True)),
+    Formula("relational", "one relation of an R-GCN layer F to F, forward and backward",
+            "4*E*F + 6*N*F*F", "8*(N+1) + 8*E + 8*E*F + 12*N*F",
+            lambda n: costs.relational(n["N"], n["E"], n["F"])),
+    Formula("sample_neighbors", "E edges drawn for N nodes", "E", "16*N + 16*E",
+            lambda n: costs.sample_neighbors(n["N"], n["E"])),
     Formula("dropout", "forward and backward of [N, F]", "2*N*F", "16*N*F",
             lambda n: costs.dropout(n["N"] * n["F"], backward=True)),
     Formula("segment_csr", "sum of E rows to N, forward and backward",
@@ -167,6 +178,9 @@ def _graph_entries(reports: dict[str, Report], name: str) -> list[Entry]:
         lines.append(entry("spmm", f"F = {width}", n, "spmm", row))
         row = found(reports["conv"], dataset=name, width=width)
         lines.append(entry("conv", f"F = {width}", n, "conv", row))
+    for op in ("edge_attention", "edge_attention_v2", "relational"):
+        lines.append(entry(op, f"F = {WIDTH}", sizes, "spmm", None))
+    lines.append(entry("sample_neighbors", "all edges", sizes, "spmm", None))
     lines.append(entry("spmm max", f"F = {WIDTH}", sizes, "rows", of_rows("spmm max", "")))
     row = of_rows("dropout", "")
     lines.append(entry("dropout", f"F = {WIDTH}", sizes, "rows", row))

@@ -152,6 +152,25 @@ def conv_section(report: dict[str, Any]) -> list[str]:
     ]
 
 
+def edge_attention_section(report: dict[str, Any]) -> list[str]:
+    keys = ("dataset", "layer", "shape")
+    rows = report["rows"]
+    cells = [[*(row[key] for key in keys), *timed_cells(rows, row, keys)] for row in rows]
+    return [
+        "## edge_attention: attention layers",
+        "",
+        "GATConv and GATv2Conv, heads x width of a head, on 128 random features; forward and all",
+        "gradients, dropout 0.6 on the coefficients, float32.",
+        f"`python bench/bench_edge_attention.py`. {machine(report)}",
+        "*pyg*: PyG's layer, self-loops added beforehand, edges sorted by destination;",
+        "*pyg adj_t*: the same on a `torch_sparse.SparseTensor`. Without PyG: one tensor of its",
+        "messages, edges x heads x width, would take more than 2 GB.",
+        "",
+        *table([*keys, *TIMED], cells),
+        "",
+    ]
+
+
 def peer_table(rows: Rows, keys: Sequence[str]) -> list[str]:
     """Cases by ``keys``, our median, and every peer's as a multiple of it."""
     peers = sorted({name for row in rows for name in row["ms"]} - {"abkd_fast"})

@@ -14,10 +14,13 @@ from typing import Any
 import roofline
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
+from section_orders import reorder_section, sampling_section
 from section_relational import relational_section
+from section_scale import arxiv_section, growth_ops_section, mag_section
 from sections import (
     conv_section,
     dropout_section,
+    edge_attention_section,
     growth_section,
     layer_pair_section,
     limits_section,
@@ -36,12 +39,18 @@ NAMES = (
     "layer_pair",
     "step",
     "conv",
+    "edge_attention",
     "relational",
     "dropout",
     "rows",
     "spmm",
     "segment",
     "growth",
+    "growth_ops",
+    "arxiv",
+    "mag",
+    "reorder",
+    "sample_neighbors",
     "accelerate",
 )
 
@@ -73,10 +82,16 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *conv_section(reports["conv"]),
         *relational_section(reports["relational"]),
         *dropout_section(reports["dropout"]),
+        *edge_attention_section(reports["edge_attention"]),
         *rows_section(reports["rows"]),
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),
         *growth_section(reports["growth"]),
+        *growth_ops_section(reports["growth_ops"]),
+        *arxiv_section(reports["arxiv"]),
+        *mag_section(reports["mag"]),
+        *reorder_section(reports["reorder"]),
+        *sampling_section(reports["sample_neighbors"]),
         *accelerate_section(reports["accelerate"]),
     ]
 

@@ -26,4 +26,8 @@ MODULES = {
     "linear": "linear",
     "linear_backward": "linear",
     "layer_pair_near": "layer_pair_near",
+    "edge_attention": "edge_attention",
+    "edge_attention_backward": "edge_attention",
+    "edge_attention_v2": "edge_attention",
+    "edge_attention_v2_backward": "edge_attention",
 }

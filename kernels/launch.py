@@ -142,3 +142,25 @@ def score_blocks(logits: Tensor) -> ScoreBlocks:
     elements = 256 if logits.element_size() == 8 else 512
     classes = min(triton.next_power_of_2(logits.size(1)), elements)
     return ScoreBlocks(min(elements // classes, 128), classes, 4, 1024)
+
+
+class AttentionBlocks(NamedTuple):
+    """Shape of a program over rows of edges of one head."""
+
+    rows: int
+    edges: int  # of every row at a time
+    features: int
+    warps: int
+
+
+def attention_blocks(x: Tensor) -> AttentionBlocks:
+    """Blocks for heads x [*, H, C]: few rows, since addresses and numbers of edges take registers.
+
+    At most 8 elements a thread, of which up to five tiles are held.
+    """
+    wide = x.element_size() == 8
+    features = min(triton.next_power_of_2(max(x.size(2), 1)), 128 if wide else 256)
+    warps = 4 if features > 128 else 2 if features > 64 else 1
+    edges = 4
+    rows = min(max(warps * (64 if wide else 128) // (edges * features), 1), 8)
+    return AttentionBlocks(rows, edges, features, warps)

@@ -48,7 +48,7 @@ def results(case, graph, tensors, reference_op=False, **options):
     """[out, gradient, ...] in the order of the case's arguments."""
     out = attend(case, graph, tensors, reference_op, **options)
     generator = torch.Generator().manual_seed(1)
-    dout = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype)
+    dout = torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out)
     return [out.detach(), *torch.autograd.grad(out, list(tensors.values()), dout)]
 
 

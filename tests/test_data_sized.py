@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+import abkd_fast as af
 from abkd_fast.data import DataError, arxiv_features, load, mag_sized, planted, products_sized
 from abkd_fast.data.sized import MAG_EDGES, MAG_NODES
 
@@ -106,3 +109,24 @@ def test_arxiv_needs_a_root(monkeypatch):
     monkeypatch.delenv("ABKD_DATA", raising=False)
     with pytest.raises(DataError, match="files are not downloaded"):
         load("arxiv-features")
+
+
+def test_typed_data_to_distil_on():
+    arrays = mag_sized(scale=0.001)
+    data = arrays.graph_data()
+    assert data.name == "mag-sized-synthetic" and data.synthetic
+    assert data.relations.num_nodes == arrays.relations()[0]
+    assert np.array_equal(data.x.numpy(), arrays.x["paper"]) and not data.other_x
+    assert data.y.tolist() == arrays.y["paper"][:, 0].tolist()
+    for mask, nodes in zip((data.train_mask, data.val_mask, data.test_mask),
+                           arrays.split["paper"].values(), strict=True):  # fmt: skip
+        assert mask.nonzero().flatten().tolist() == sorted(nodes.tolist())
+    cites = arrays.edge_index["paper", "cites", "paper"]
+    expected = af.CSRGraph.from_edge_index(torch.from_numpy(cites), data.num_nodes)
+    assert data.graph.fingerprint() == expected.fingerprint()
+    apart = {key: e for key, e in arrays.edge_index.items() if key[0] != key[2]}
+    assert replace(arrays, edge_index=apart).graph_data().graph.num_edges == 0
+    with pytest.raises(ValueError, match="y must be .* of one node type, got {}"):
+        replace(arrays, y={}).graph_data()
+    with pytest.raises(ValueError, match="split must hold 'paper', got none"):
+        replace(arrays, split={}).graph_data()

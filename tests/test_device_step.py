@@ -1,7 +1,6 @@
 """No step waits for the host: on tensors without memory, whatever reads a value raises."""
 
 import importlib
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -18,6 +17,7 @@ from abkd_fast._optimizer import make_optimizer
 from abkd_fast._seeds import SeedBuffer, drawing_from
 from abkd_fast._step import Step
 from abkd_fast.ops import Moments
+from abkd_fast.task import MULTICLASS
 
 layer_pair = importlib.import_module("abkd_fast.ops.layer_pair")
 NODES = 60
@@ -120,7 +120,9 @@ def test_a_whole_step_reads_nothing(student, objective):
     with Recorder(model) as recorder, drawing_from(seeds), NoConstants(), Watch() as mode:
         step = Step(
             collect=lambda: recorder.run(x, graph, graph=graph),
-            data=SimpleNamespace(y=y, train_mask=mask),
+            kind=MULTICLASS,
+            y=y,
+            train_mask=mask,
             objective=loss,
             teacher=teacher,
             trained=Trained(model, loss, optimizer, None),

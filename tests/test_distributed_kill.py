@@ -92,8 +92,8 @@ def test_a_worker_that_hangs_stops_the_job_after_the_timeout(tmp_path):
 def test_batches_from_the_shell(tmp_path):
     out = tmp_path / "batches"
     process = start(
-        out, "--distributed.split", "batches", "--distributed.batch-size", "400",
-        "--distributed.num-neighbors", "4", "4", "4", "4", "--train.epochs", "3",
+        out, "--batches.size", "400",
+        "--batches.num-neighbors", "4", "4", "4", "4", "--train.epochs", "3",
     )  # fmt: skip
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed

@@ -173,7 +173,7 @@ def test_dropout_follows_the_generator_and_the_mode():
 
 def test_hidden_states_of_the_model_feed_a_cache():
     data = small_data()
-    model = ModelSpec.parse("gat-3x8").build(8, 3, **ModelConfig(heads=2).options("gat"))
+    model = ModelSpec.parse("gat-3x8").build(8, 3, **ModelConfig(heads=2).options("gat", data))
     assert match_layers(model) == ["acts.0", "acts.1"]
     cache = TeacherCache.build(model, data)
     assert cache.widths == [8, 8]
@@ -207,3 +207,14 @@ def test_hidden_states_of_the_model_feed_a_cache():
 def test_rejects(build, message):
     with pytest.raises(ValueError, match=message):
         build()
+
+
+@pytest.mark.parametrize("concat", [True, False])
+def test_without_gradients_the_same_bits_and_the_input_as_it_was(concat):
+    layer = GATConv(6, 4, heads=2, concat=concat, residual=True)
+    torch.nn.init.normal_(layer.bias)
+    x = torch.randn(30, 6)
+    expected, before = layer(x, GRAPH), x.clone()
+    with torch.no_grad():
+        assert torch.equal(layer(x, GRAPH), expected)
+    assert torch.equal(x, before)

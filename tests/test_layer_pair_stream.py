@@ -12,8 +12,8 @@ from abkd_fast.ops import layer_pair, teacher_moments
 
 NODES = 333
 WIDTHS, STUDENT_WIDTHS, R = [5, 3, 8], [4, 2], 6
-# Nodes a block: one, some that leave a rest, all but one, all, more than there are.
-BLOCKS = [1, 37, NODES - 1, NODES, 10 * NODES]
+# Nodes a block: few, some that leave a rest, all but one, all, more than there are.
+BLOCKS = [7, 37, NODES - 1, NODES, 10 * NODES]
 
 
 @pytest.fixture

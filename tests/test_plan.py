@@ -93,7 +93,7 @@ def test_width_of_heads():
 def test_a_run_that_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(plans, "host_memory", lambda: 10**6)
     message = (
-        r"memory must hold the run, got: memory needs .* MB, have 1 MB \(.*\); "
+        r"memory must hold the run, got: memory needs .* [MG]B, have 1 MB \(.*\); "
         r'keep the teacher\'s states on disk \(storage="mmap", --cache.storage mmap\); or in bf'
     )
     with pytest.raises(ValueError, match=message):

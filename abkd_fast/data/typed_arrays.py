@@ -10,6 +10,10 @@ import torch
 from torch import Tensor
 
 from abkd_fast.data.adjacency import Array, both_directions
+from abkd_fast.data.graph_data import GraphData
+from abkd_fast.data.splits import masks_from_nodes
+from abkd_fast.graph import CSRGraph
+from abkd_fast.relational_graph import RelationalGraph
 
 Relation = tuple[str, str, str]
 
@@ -69,3 +73,35 @@ class TypedArrays:
         nodes = {kind: self.num_nodes[kind] for kind in order}
         edges = {key: np.array(ends, order="C") for key, ends in self.edge_index.items()}
         return nodes, {key: torch.from_numpy(ends) for key, ends in edges.items()}
+
+    def graph_data(self) -> GraphData:
+        """Data for :class:`abkd_fast.Distiller`: the labelled type's nodes amid all relations.
+
+        Types without features are for the model to embed. ``graph`` holds the edges of the first
+        relation within the labelled type; without such a relation it has none.
+
+        Raises:
+            ValueError: not exactly one type has labels, one per node, and a split.
+        """
+        nodes, edges = self.relations()
+        target = next(iter(nodes))
+        label = self.y.get(target)
+        if [*self.y] != [target] or label is None or label.shape[1] != 1:
+            found = {kind: list(y.shape) for kind, y in self.y.items()}
+            raise ValueError(f"y must be [N, 1] labels of one node type, got {found}")
+        if target not in self.split:
+            raise ValueError(f"split must hold {target!r}, got {', '.join(self.split) or 'none'}")
+        within = next((e for (a, _, b), e in edges.items() if a == b == target), None)
+        if within is None:
+            within = torch.zeros(2, 0, dtype=torch.int64)
+        x = {kind: torch.from_numpy(np.asarray(value)) for kind, value in self.x.items()}
+        return GraphData(
+            x.pop(target, None),
+            CSRGraph.from_edge_index(within, nodes[target]),
+            torch.from_numpy(np.array(label[:, 0], dtype=np.int64)),
+            *masks_from_nodes(nodes[target], **self.split[target]),
+            name=self.name,
+            synthetic=self.synthetic,
+            relations=RelationalGraph.from_relations(nodes, edges),
+            other_x=x,
+        )

@@ -143,5 +143,8 @@ def transform(rows: Features, weight: Tensor, heads: int, width: int) -> Tensor:
 def finish(out: Tensor, concat: bool, residual: Tensor | None, bias: Tensor | None) -> Tensor:
     """From heads [N, H, C] to the layer's output: side by side or their mean, residual, bias."""
     out = out.flatten(1) if concat else out.mean(1)
-    out = out if residual is None else out + residual
-    return out if bias is None else out + bias
+    for term in (residual, bias):
+        if term is not None:  # in place where no backward can need out: a layer's memory less
+            in_place = not torch.is_grad_enabled() and out.dtype == term.dtype
+            out = out.add_(term) if in_place else out + term
+    return out

@@ -124,6 +124,7 @@ class GATConv(nn.Module):
             seed=draw_seed() if seed is None and p > 0.0 else seed,
             layer=layer,
         )
+        del h, h_dst  # as large as out
         residual = None
         if self.res is not None and destination is not None:
             residual = linear(destination, self.res.weight, None, "none")

@@ -218,7 +218,6 @@ _MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,
     "rgcn": RGCN,
     "sage": GraphSAGE,
-    "rgcn": RGCN,
 }
 
 

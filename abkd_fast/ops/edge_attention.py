@@ -170,10 +170,8 @@ class _EdgeAttention(Function):
             out = reference.edge_attention(graph, **given)
             gradients = differentiable_gradients(out, tensors, wanted, dout)
         else:
-            options = (negative_slope, p, seed, layer, step, wanted[4])
-            gradients = torch.ops.abkd_fast.edge_attention_backward(
-                *edges, dout, *tensors, stats, src, dst, *options
-            )
+            rest = (stats, src, dst, negative_slope, p, seed, layer, step, wanted[4])
+            gradients = torch.ops.abkd_fast.edge_attention_backward(*edges, dout, *tensors, *rest)
         kept = (g if want else None for g, want in zip(gradients, wanted, strict=True))
         return (*(None,) * 5, *kept, *(None,) * 5)
 

@@ -11,11 +11,13 @@ struct AttentionSpace {
   A* edge[3];      // [edges, heads] each
   A* row[3];       // [heads, width] each
   A* sums;         // [kAttentionRows, heads]
-  A* dots;         // [heads]
+  A* dots;         // [3, heads]
+  double* exact;   // [2, heads]
 
   AttentionSpace(void* memory, int64_t edges, int64_t heads, int64_t width) {
     node = static_cast<int64_t*>(memory);
-    A* at = reinterpret_cast<A*>(node + edges + kAttentionPad);
+    exact = reinterpret_cast<double*>(node + edges + kAttentionPad);
+    A* at = reinterpret_cast<A*>(exact + 2 * heads);
     for (A*& part : edge) {
       part = at;
       at += edges * heads + kAttentionPad;
@@ -26,7 +28,7 @@ struct AttentionSpace {
     }
     sums = at;
     dots = sums + kAttentionRows * heads;
-    bits = reinterpret_cast<uint32_t*>(dots + heads);
+    bits = reinterpret_cast<uint32_t*>(dots + 3 * heads);
   }
 };
 
@@ -156,14 +158,16 @@ __attribute__((noinline)) void softmax_begin(int64_t count, int64_t heads, A* p,
   });
 }
 
-// Sum of term(e) over a row's edges, in parts: the gradient of a score is a small difference of
-// large sums.
+// The gradient of a score is a small difference of large sums, which are taken in parts of so many
+// edges.
+constexpr int64_t kSumPart = 16;
+
+// Sum of term(e) over a row's edges, in parts.
 template <typename A, int W, typename Term>
 inline Vec<A, W> sum_in_parts(int64_t count, const Term& term) {
-  constexpr int64_t kPart = 32;
   Vec<A, W> total = {};
-  for (int64_t first = 0; first < count; first += kPart) {
-    const int64_t stop = count - first < kPart ? count : first + kPart;
+  for (int64_t first = 0; first < count; first += kSumPart) {
+    const int64_t stop = count - first < kSumPart ? count : first + kSumPart;
     Vec<A, W> part = {};
     for (int64_t e = first; e < stop; ++e) {
       part += term(e);

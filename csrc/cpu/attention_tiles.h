@@ -189,34 +189,74 @@ inline void head_dots(const TA* a, const TB* b, int64_t heads, int64_t width, Ac
   HeadTiles<kLanes<TA>, 4>::run(HeadDots<TA, TB>{a, b, width, out}, heads, width);
 }
 
-// to[head, f] += factor[head] * row[head, f].
-template <typename T>
-inline void add_scaled(const Acc<T>* factor, const T* row, int64_t heads, int64_t width,
-                       Acc<T>* to) {
-  constexpr int W = kLanes<T>;
-  for (int64_t h = 0; h < heads; ++h) {
-    const T* source = row + h * width;
-    Acc<T>* target = to + h * width;
-    int64_t f = 0;
-    for (; f + W <= width; f += W) {
-      Store<W>::to(target + f, Load<W>::of(target + f) + factor[h] * Load<W>::of(source + f));
-    }
-    for (; f < width; ++f) {
-      target[f] += factor[h] * Load<1>::of(source + f)[0];
-    }
+// sums += v, in as many steps as registers need.
+template <typename A, int W>
+inline void add_to_doubles(Vec<A, W> v, double* sums) {
+  if constexpr (W > 1 && W * sizeof(double) > ABKD_VECTOR_BYTES) {
+    Vec<A, W / 2> halves[2];
+    memcpy(halves, &v, sizeof(v));
+    add_to_doubles<A, W / 2>(halves[0], sums);
+    add_to_doubles<A, W / 2>(halves[1], sums + W / 2);
+  } else {
+    using D = Vec<double, W>;
+    const D total = load_bits<D>(sums) + __builtin_convertvector(v, D);
+    memcpy(sums, &total, sizeof(total));
   }
 }
 
-// sums[head, f] += factor[head] * row[head, f].
+// to = from + factor att + other_factor other_att, head by head; from and the others may be null.
 template <typename T>
-inline void add_scaled_exactly(const Acc<T>* factor, const T* row, int64_t heads, int64_t width,
-                               double* sums) {
-  for (int64_t h = 0; h < heads; ++h) {
-    for (int64_t f = h * width; f < (h + 1) * width; ++f) {
-      sums[f] += static_cast<double>(factor[h]) * Load<1>::of(row + f)[0];
+struct AddScaled {
+  using A = Acc<T>;
+  const A* from;
+  const A* factor;
+  const A* att;
+  const A* other_factor;
+  const A* other_att;
+  int64_t width;
+  T* to;
+
+  template <int W, int V, int G>
+  void tile(const TileAt& at) const {
+    for (int g = 0; g < G; ++g) {
+      const int64_t head = at.head + g;
+      for (int v = 0; v < V; ++v) {
+        const int64_t f = head * width + vector_at<W, V>(at, v);
+        Vec<A, W> sum = factor[head] * Load<W>::of(att + f);
+        if (other_att != nullptr) {
+          sum += other_factor[head] * Load<W>::of(other_att + f);
+        }
+        Store<W>::to(to + f, from == nullptr ? sum : sum + Load<W>::of(from + f));
+      }
     }
   }
-}
+
+  void run(int64_t heads) const { HeadTiles<kLanes<T>, 4>::run(*this, heads, width); }
+};
+
+// sums[head, f] += factor[head] * row[head, f].
+template <typename T>
+struct AddProducts {
+  using A = Acc<T>;
+  const A* factor;
+  const T* row;
+  int64_t width;
+  double* sums;
+
+  template <int W, int V, int G>
+  void tile(const TileAt& at) const {
+    for (int g = 0; g < G; ++g) {
+      const int64_t head = at.head + g;
+      for (int v = 0; v < V; ++v) {
+        const int64_t f = head * width + vector_at<W, V>(at, v);
+        const Vec<A, W> product = factor[head] * Load<W>::of(row + f);
+        add_to_doubles<A, W>(v + 1 < V ? product : only_fresh<A, W>(product, at.fresh), sums + f);
+      }
+    }
+  }
+
+  void run(int64_t heads) const { HeadTiles<kLanes<T>, 4>::run(*this, heads, width); }
+};
 
 // A row in the other of the storage dtype and the accumulation dtype.
 template <typename From, typename To>

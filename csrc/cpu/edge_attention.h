@@ -45,8 +45,9 @@ struct AttentionPass {
 // Bytes that a thread works in; AttentionSpace says what for.
 constexpr int64_t attention_space(int64_t edges, int64_t heads, int64_t width, int64_t size) {
   const int64_t values =
-      3 * (edges * heads + kAttentionPad) + 3 * heads * width + (kAttentionRows + 1) * heads;
-  return 8 * (edges + kAttentionPad) + size * values + 4 * (edges * heads + kAttentionPad);
+      3 * (edges * heads + kAttentionPad) + 3 * heads * width + (kAttentionRows + 3) * heads;
+  return 8 * (edges + kAttentionPad + 2 * heads) + size * values +
+         4 * (edges * heads + kAttentionPad);
 }
 
 // Rows [begin, end) of a pass; partial.sums gets the gradient of the att vectors.

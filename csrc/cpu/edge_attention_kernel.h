@@ -147,6 +147,52 @@ void edge_gradients(const AttentionPass& pass, const int64_t* node, int64_t coun
   }
 }
 
+// row[0] = the sum of p x over edges, and of it and of the sum of q x the dots with `fixed`, head
+// by head: dots [2, heads].
+template <typename T>
+void sums_and_dots(const AttentionPass& pass, const AttentionSpace<Acc<T>>& space, const void* x,
+                   const int64_t* node, int64_t count, const Acc<T>* p, const Acc<T>* q,
+                   const T* fixed) {
+  using A = Acc<T>;
+  const int64_t heads = pass.heads;
+  const int64_t row = heads * pass.width;
+  WeightedSums<T, A, 2> sums = {static_cast<const T*>(x),
+                                node,
+                                count < kSumPart ? count : kSumPart,
+                                pass.ahead,
+                                heads,
+                                pass.width,
+                                {p, q},
+                                {space.row[0], space.row[1]}};
+  A* const dots = space.dots;
+  sums.run();
+  head_dots(fixed, space.row[0], heads, pass.width, dots);
+  head_dots(fixed, space.row[1], heads, pass.width, dots + heads);
+  if (count <= kSumPart) {
+    return;
+  }
+  for (int64_t k = 0; k < 2 * heads; ++k) {
+    space.exact[k] = dots[k];
+  }
+  sums.sums[0] = space.row[2];
+  for (int64_t e = kSumPart; e < count; e += kSumPart) {
+    sums.node = node + e;
+    sums.count = count - e < kSumPart ? count - e : kSumPart;
+    sums.weight[0] = p + e * heads;
+    sums.weight[1] = q + e * heads;
+    sums.run();
+    head_dots(fixed, space.row[2], heads, pass.width, dots);
+    head_dots(fixed, space.row[1], heads, pass.width, dots + heads);
+    mix<A>(space.row[0], row, 1, space.row[2], 1);
+    for (int64_t k = 0; k < 2 * heads; ++k) {
+      space.exact[k] += dots[k];
+    }
+  }
+  for (int64_t k = 0; k < 2 * heads; ++k) {
+    dots[k] = static_cast<A>(space.exact[k]);
+  }
+}
+
 // One row of the destinations' side: its record, the gradient of its score and what follows of it.
 template <typename T>
 void destination_row(const AttentionPass& pass, const AttentionSpace<Acc<T>>& space, int64_t i,
@@ -159,20 +205,19 @@ void destination_row(const AttentionPass& pass, const AttentionSpace<Acc<T>>& sp
   A* record = static_cast<A*>(pass.records) + i * 4 * heads;
   A* delta = record + 3 * heads;
   A* dscore = static_cast<A*>(pass.dscore_dst) + i * heads;
-  head_dots(dout, space.row[0], heads, pass.width, delta);
-  head_dots(dout, space.row[1], heads, pass.width, dscore);
   for (int64_t h = 0; h < heads; ++h) {
+    delta[h] = space.dots[h];
     record[h] = static_cast<const A*>(pass.score_dst)[i * heads + h];
     record[heads + h] = stats[h];
     record[2 * heads + h] = stats[heads + h];
-    dscore[h] -= delta[h] * sums[h];
+    dscore[h] = space.dots[heads + h] - delta[h] * sums[h];
   }
   if (pass.dx_dst != nullptr) {
-    memset(space.row[0], 0, row * sizeof(A));
-    add_scaled<A>(dscore, static_cast<const A*>(pass.att_dst), heads, pass.width, space.row[0]);
-    convert_row(space.row[0], row, static_cast<T*>(pass.dx_dst) + i * row);
+    const A* att = static_cast<const A*>(pass.att_dst);
+    T* dx = static_cast<T*>(pass.dx_dst) + i * row;
     const T* x_dst = static_cast<const T*>(pass.x_dst) + i * row;
-    add_scaled_exactly(dscore, x_dst, heads, pass.width, datt + row);
+    AddScaled<T>{nullptr, dscore, att, nullptr, nullptr, pass.width, dx}.run(heads);
+    AddProducts<T>{dscore, x_dst, pass.width, datt + row}.run(heads);
   }
 }
 
@@ -209,23 +254,15 @@ void attend_dst_rows(const AttentionPass& pass, const ConvPartial& to, int64_t b
     for (int64_t i = block.row; i < block.stop; ++i) {
       const int64_t first = block.begin(i);
       const int64_t count = block.count(i);
-      const WeightedSums<T, A, 2> sums = {static_cast<const T*>(pass.x),
-                                          space.node + first,
-                                          count,
-                                          pass.ahead,
-                                          heads,
-                                          pass.width,
-                                          {p + first * heads, q + first * heads},
-                                          {space.row[0], space.row[1]}};
-      sums.run();
+      const T* dout = static_cast<const T*>(pass.dout) + i * heads * pass.width;
+      sums_and_dots<T>(pass, space, pass.x, space.node + first, count, p + first * heads,
+                       q + first * heads, dout);
       destination_row<T>(pass, space, i, space.sums + (i - block.row) * heads, to.sums);
       if (pass.dscore_edge != nullptr) {
         const A* delta = static_cast<const A*>(pass.records) + (i * 4 + 3) * heads;
         edge_gradients<T>(
-            pass, space.node + first, count,
-            static_cast<const T*>(pass.dout) + i * heads * pass.width, delta, q + first * heads,
-            r + first * heads, space.dots,
-            static_cast<A*>(pass.dscore_edge) + (block.first + block.begin(i)) * heads);
+            pass, space.node + first, count, dout, delta, q + first * heads, r + first * heads,
+            space.dots, static_cast<A*>(pass.dscore_edge) + (block.first + block.begin(i)) * heads);
       }
     }
   }
@@ -282,20 +319,19 @@ void source_row(const AttentionPass& pass, const AttentionSpace<Acc<T>>& space, 
   const int64_t heads = pass.heads;
   const int64_t width = pass.width;
   const T* x = static_cast<const T*>(pass.x) + j * heads * width;
-  A* const dx = space.row[0];
-  A* const dscore = space.dots;
-  head_dots(x, space.row[1], heads, width, dscore);
+  A* const dscore = space.dots + 2 * heads;
   for (int64_t h = 0; h < heads; ++h) {
-    dscore[h] -= sums[h];
+    dscore[h] = space.dots[heads + h] - sums[h];
   }
-  add_scaled<A>(dscore, static_cast<const A*>(pass.att_src), heads, width, dx);
-  add_scaled_exactly(dscore, x, heads, width, datt);
+  const A* own = static_cast<const A*>(pass.dscore_dst) + j * heads;
+  const A* att_dst = pass.shared ? static_cast<const A*>(pass.att_dst) : nullptr;
+  T* dx = static_cast<T*>(pass.dx) + j * heads * width;
+  AddScaled<T>{space.row[0], dscore, static_cast<const A*>(pass.att_src), own, att_dst, width, dx}
+      .run(heads);
+  AddProducts<T>{dscore, x, width, datt}.run(heads);
   if (pass.shared) {
-    const A* own = static_cast<const A*>(pass.dscore_dst) + j * heads;
-    add_scaled<A>(own, static_cast<const A*>(pass.att_dst), heads, width, dx);
-    add_scaled_exactly(own, x, heads, width, datt + heads * width);
+    AddProducts<T>{own, x, width, datt + heads * width}.run(heads);
   }
-  convert_row(dx, heads * width, static_cast<T*>(pass.dx) + j * heads * width);
 }
 
 // Rows of the transpose.
@@ -328,15 +364,9 @@ void attend_src_rows(const AttentionPass& pass, const ConvPartial& to, int64_t b
     multiply(edges * heads, p, q);
     for (int64_t j = block.row; j < block.stop; ++j) {
       const int64_t first = block.begin(j);
-      const WeightedSums<T, A, 2> sums = {static_cast<const T*>(pass.dout),
-                                          space.node + first,
-                                          block.count(j),
-                                          pass.ahead,
-                                          heads,
-                                          pass.width,
-                                          {p + first * heads, q + first * heads},
-                                          {space.row[0], space.row[1]}};
-      sums.run();
+      const T* x = static_cast<const T*>(pass.x) + j * heads * pass.width;
+      sums_and_dots<T>(pass, space, pass.dout, space.node + first, block.count(j),
+                       p + first * heads, q + first * heads, x);
       source_row<T>(pass, space, j, space.sums + (j - block.row) * heads, to.sums);
     }
   }
