@@ -23,9 +23,9 @@ FLAGS = [
 FLAGS += ["--train.epochs", "120", "--train.checkpoint-every", "10"]
 
 
-def start(out, *more):
+def start(out, *more, size=2):
     flags = ["-m", "abkd_fast", "distill", *FLAGS, *more, "--out", out, "--teachers", out.parent]
-    return torchrun.start(2, *flags)
+    return torchrun.start(size, *flags)
 
 
 def worker(parent, rank):
@@ -72,6 +72,23 @@ def test_a_killed_worker_stops_the_job_which_goes_on_from_the_checkpoint(tmp_pat
     assert a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
     lines = (killed / "seed0" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == list(range(120))
+
+
+@pytest.mark.slow
+def test_a_run_in_parts_goes_on_with_another_number_of_processes(tmp_path):
+    out = tmp_path / "parts"
+    first = start(out)
+    kill_when(first, out / "seed0" / "log.jsonl", 25, signal.SIGKILL, rank=0)
+    printed, _ = first.communicate(timeout=120)
+    assert first.returncode != 0 and "exitcode  : -9" in printed
+    log = out / "seed0" / "log.jsonl"
+    before = [json.loads(line) for line in log.read_text().splitlines()]
+    second = start(out, size=3)
+    printed, _ = second.communicate(timeout=240)
+    assert second.returncode == 0, printed
+    after = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [record["epoch"] for record in after] == list(range(120))
+    assert after[:20] == before[:20]  # of the checkpoint
 
 
 @pytest.mark.slow
