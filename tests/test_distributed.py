@@ -164,7 +164,7 @@ def loss_of_step(run, recorder, batches):
         run.objective.load_state_dict(buffers, strict=False)  # running means move once a step
         rows = slice(batch.batch_size)
         mask = batch.data.train_mask[rows]
-        share = float(mask.float().mean()) / run.batches.train_share
+        share = float(mask.double().mean()) / run.batches.train_share
         ce = run.data.kind.loss(capture.logits, batch.data.y[rows], mask) if share else 0.0
         distance = run.objective(capture, run.teacher, batch.nodes[rows])
         loss = loss + weight * (run.objective.label_weight * share * ce + distance)
