@@ -293,6 +293,33 @@ def _edge_attention_v2_backward() -> Iterator[Sample]:
         yield name, (*graph(), *transposed(), *given, *rest)
 
 
+def relations(width: int, dtype: torch.dtype) -> tuple[list[Tensor], list[int], Tensor]:
+    """(stack of two relations, where their pairs begin, x)"""
+    index = vector(EDGES, torch.int32)
+    stack = [vector(NODES + 1, torch.int32), vector(NODES, torch.int32), index, index]
+    return stack, [0, NODES // 2, NODES], matrix(NODES, width, dtype)
+
+
+def _relational() -> Iterator[Sample]:
+    for name, dtype, width, width_out in layers():
+        stack, pairs, x = relations(width, dtype)
+        weight = torch.empty(2, width, width_out, dtype=dtype, device="meta")
+        root, bias = weight[:1], matrix(1, width_out, dtype)
+        given = ([0, 0, NODES], x, None, weight, root, bias, True, True, [0, 1])
+        yield f"both orders, {name}", (stack, stack, pairs, pairs, *given)
+
+
+def _relational_backward() -> Iterator[Sample]:
+    for name, dtype, width, width_out in layers():
+        stack, pairs, x = relations(width, dtype)
+        weight = torch.empty(2, width, width_out, dtype=dtype, device="meta")
+        out, value = matrix(NODES, width_out, dtype), vector(EDGES, dtype)
+        given = ([0, 0, NODES], out, out, x, None, weight, weight[:1], True, [0, 1])
+        edges = (stack, stack, value, pairs, pairs)
+        yield f"both orders, {name}", (*edges, *given, True, False, True, True, True)
+        yield f"frozen weight, {name}", (*edges, *given, True, False, False, False, False)
+
+
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
@@ -317,4 +344,6 @@ SAMPLES = {
     "edge_attention_backward": _edge_attention_backward,
     "edge_attention_v2": _edge_attention_v2,
     "edge_attention_v2_backward": _edge_attention_v2_backward,
+    "relational": _relational,
+    "relational_backward": _relational_backward,
 }
