@@ -64,7 +64,9 @@ def test_widths_of_several_blocks(widths, order):
 
 
 def test_many_pairs_and_rows_of_many_edges():
-    index = torch.stack([torch.arange(60) % 40, torch.cat([torch.arange(40), torch.full((20,), 3)])])
+    index = torch.stack(
+        [torch.arange(60) % 40, torch.cat([torch.arange(40), torch.full((20,), 3)])]
+    )
     graph = RelationalGraph.from_edge_type(index, torch.zeros(60, dtype=torch.int64), 40, 1)
     assert_matches(*operands(graph, 3, 2, torch.float32), torch.float32, order="aggregate_first")
 
