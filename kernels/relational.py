@@ -27,7 +27,7 @@ from abkd_fast.kernels.spmm import sum_edges
 # Where a relation's part of the stack begins, and how long it is, must not compile another kernel.
 @triton.jit(
     do_not_specialize=["pairs"],
-    do_not_specialize_on_alignment=["ptr_ptr", "gather_ptr", "weight_ptr", "node_ptr"],
+    do_not_specialize_on_alignment=["ptr_ptr", "gather_ptr", "node_ptr"],
 )
 def relation_kernel(
     ptr_ptr, col_ptr, value_ptr, gather_ptr, x_ptr, weight_ptr, node_ptr, out_ptr,
