@@ -18,6 +18,7 @@ from abkd_fast.ops import (
     kl_div,
     layer_pair,
     linear,
+    relational,
     segment_csr,
     spmm,
     teacher_moments,
@@ -55,6 +56,13 @@ def run(device: str) -> None:
         labels, mask = torch.arange(50, device=device) % width, torch.rand(50, device=device) < 0.5
         kl_div(x, labels, mask, 2.0)[0].backward()
         kl_div(x, torch.randn(50, width, device=device).log_softmax(1))[0].backward()
+    kinds = torch.arange(900) % 3
+    index = torch.stack([torch.randint(50, (900,)), (kinds == 0) * torch.randint(50, (900,))])
+    typed = af.RelationalGraph.from_edge_type(index, kinds, 50, 3).to(device)
+    weight = torch.randn(3, 64, 16, device=device, requires_grad=True)
+    for order in ("aggregate_first", "transform_first"):
+        out = relational(typed, x, weight, weight[0], weight[0, 0], act="relu", order=order)
+        out.square().sum().backward()
     src = torch.randn(20, 9, device=device, requires_grad=True)
     for reduce in ("sum", "mean", "max", "min"):
         indptr = torch.tensor([0, 3, 3, 20], device=device)

@@ -8,38 +8,25 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from kernel_shapes import (
+    DTYPES,
+    EDGES,
+    HOST_SEED,
+    NODES,
+    Sample,
+    features,
+    graph,
+    layers,
+    matrix,
+    vector,
+)
+from layer_samples import LAYER_SAMPLES
 from torch import Tensor
-
-NODES, EDGES = 169_343, 2_315_598
-WIDTHS = (4, 64, 256)
-DTYPES = (torch.float32, torch.bfloat16, torch.float64)
-Sample = tuple[str, tuple[Any, ...]]  # what is special, arguments
 
 
 def samples(op: str) -> Iterator[Sample]:
     """Argument lists of an operator, with a name each."""
     yield from SAMPLES[op]()
-
-
-def matrix(rows: int, width: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(rows, width, dtype=dtype, device="meta")
-
-
-def vector(size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.empty(size, dtype=dtype, device="meta")
-
-
-def graph(index: torch.dtype = torch.int32) -> tuple[Tensor, Tensor]:
-    return vector(NODES + 1, index), vector(EDGES, index)
-
-
-def features() -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(name, x, edge weights)"""
-    for dtype in DTYPES:
-        weight = torch.float64 if dtype == torch.float64 else torch.float32
-        for width in WIDTHS:
-            name = f"{str(dtype)[6:]}, {width} wide"
-            yield name, matrix(NODES, width, dtype), vector(EDGES, weight)
 
 
 def _spmm() -> Iterator[Sample]:
@@ -77,16 +64,6 @@ def _dropout() -> Iterator[Sample]:
         yield f"seed on the host, {name}", (x, 0.5, torch.tensor(7), 1, 2)
     seed = vector(1, torch.int64)
     yield "seed on the device, float32, 64 wide", (matrix(NODES, 64), 0.5, seed, 1, 2)
-
-
-HOST_SEED = torch.tensor(7)
-
-
-def layers() -> Iterator[tuple[str, torch.dtype, int, int]]:
-    """(name, dtype, width, width of the result)"""
-    for dtype in (torch.float32, torch.float64):
-        for width, width_out in ((4, 4), (64, 64), (256, 256), (500, 16), (16, 500)):
-            yield f"{str(dtype)[6:]}, {width} to {width_out} wide", dtype, width, width_out
 
 
 def _conv() -> Iterator[Sample]:
@@ -246,53 +223,6 @@ def _layer_pair_near() -> Iterator[Sample]:
         yield name, (*rest, *centres, teacher_map, student_map, offset, near)
 
 
-HEADS = (1, 3)
-
-
-def heads() -> Iterator[tuple[str, Tensor, Tensor, tuple[Any, ...]]]:
-    """(name, x [N, H, C], vector [H, C], slope and dropout)"""
-    for name, x, _ in features():
-        exact = torch.float64 if x.dtype == torch.float64 else torch.float32
-        for count in HEADS:
-            rows = torch.empty(NODES, count, x.size(1), dtype=x.dtype, device="meta")
-            dropout = (0.5, HOST_SEED, 1, 2) if count == 3 else (0.0, None, 0, 0)
-            att = matrix(count, x.size(1), exact)
-            yield f"{count} heads, {name}", rows, att, (0.2, *dropout)
-
-
-def transposed() -> tuple[Tensor, Tensor, Tensor]:
-    return *graph(), vector(EDGES, torch.int64)
-
-
-def node_numbers(att: Tensor, *sizes: int) -> Tensor:
-    return torch.empty(NODES, *sizes, att.size(0), dtype=att.dtype, device="meta")
-
-
-def _edge_attention() -> Iterator[Sample]:
-    for name, x, att, rest in heads():
-        score = matrix(EDGES, att.size(0), att.dtype) if att.size(0) == 3 else None
-        yield name, (*graph(), x, None, att, att, score, *rest)
-
-
-def _edge_attention_backward() -> Iterator[Sample]:
-    for name, x, att, rest in heads():
-        edges = att.size(0) == 3
-        score = matrix(EDGES, att.size(0), att.dtype) if edges else None
-        given = (x, x, None, att, att, score, node_numbers(att, 2), *[node_numbers(att)] * 2)
-        yield name, (*graph(), *transposed(), *given, *rest, edges)
-
-
-def _edge_attention_v2() -> Iterator[Sample]:
-    for name, x, att, rest in heads():
-        yield name, (*graph(), x, x, att, *rest)
-
-
-def _edge_attention_v2_backward() -> Iterator[Sample]:
-    for name, x, att, rest in heads():
-        given = (x, x, x, att, node_numbers(att, 2))
-        yield name, (*graph(), *transposed(), *given, *rest)
-
-
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
@@ -313,8 +243,5 @@ SAMPLES = {
     "linear": _linear,
     "linear_backward": _linear_backward,
     "layer_pair_near": _layer_pair_near,
-    "edge_attention": _edge_attention,
-    "edge_attention_backward": _edge_attention_backward,
-    "edge_attention_v2": _edge_attention_v2,
-    "edge_attention_v2_backward": _edge_attention_v2_backward,
+    **LAYER_SAMPLES,
 }

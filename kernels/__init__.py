@@ -30,4 +30,6 @@ MODULES = {
     "edge_attention_backward": "edge_attention",
     "edge_attention_v2": "edge_attention",
     "edge_attention_v2_backward": "edge_attention",
+    "relational": "relational",
+    "relational_backward": "relational",
 }

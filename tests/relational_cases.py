@@ -71,5 +71,5 @@ def results(function, graph, given, options, **rest):
     """out and the gradient of a curved function of it with respect to every leaf."""
     out = function(graph, *given, **options, **rest)
     wanted = [t for t in (*given, *options.values()) if t is not None]
-    slope = torch.arange(out.numel(), dtype=out.dtype).view_as(out).cos()
+    slope = torch.arange(out.numel(), dtype=out.dtype, device=out.device).view_as(out).cos()
     return [out.detach(), *torch.autograd.grad(out, wanted, slope, allow_unused=True)]

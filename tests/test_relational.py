@@ -68,6 +68,19 @@ def test_targets_only_are_the_first_rows(order):
     )
 
 
+@pytest.mark.parametrize("left_out", [2, 3])
+def test_targets_only_without_root_or_bias(left_out):
+    graph = relational_graph("types")
+    given, options = leaves(graph, 3, 2, by_type=True)
+    given[left_out] = None
+
+    def first(*arguments, **rest):
+        return reference.relational(*arguments, **rest)[: graph.num_nodes["paper"]]
+
+    expected = results(first, graph, given, options)
+    assert_same(results(relational, graph, given, options, targets_only=True), expected)
+
+
 @pytest.mark.parametrize("left_out", ["root", "bias", "both"])
 def test_without_root_or_bias(left_out):
     graph = relational_graph("one-type")

@@ -83,8 +83,9 @@ def relational(
     weight = _combined(weight, comp).contiguous()
     by_type = (root is not None and root.dim() == 3) or (bias is not None and bias.dim() == 2)
     types = len(graph.num_nodes) if by_type else 1
-    root = None if root is None else root.expand(types, -1, -1)
-    bias = None if bias is None else bias.expand(types, -1)
+    kept = 1 if targets_only else types  # the gradients have a place for what is computed
+    root = None if root is None else root.expand(types, -1, -1)[:kept]
+    bias = None if bias is None else bias.expand(types, -1)[:kept]
     options = (_roots(graph, by_type, targets_only), aggr == "mean", act == "relu", order)
     return _apply(graph, x, x_root, weight, root, bias, options, targets_only).to(dtype)
 
