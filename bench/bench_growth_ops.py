@@ -155,11 +155,12 @@ def slopes(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for op, degree in CASES:
         own = [r for r in rows if (r["op"], r["degree"]) == (op, degree) and "ms" in r]
         large = [row for row in own if row["num_nodes"] >= BEYOND_CACHE]
-        if len(large) > 1:
-            exponents = {"time": slope(large, "ms"), "memory": slope(own, "peak_mb")}
-            found.append({"op": op, "degree": degree, **exponents})
-            print(f"{op}, degree {degree}: slope of memory {exponents['memory']:.3f}, of time "
-                  f"from 10^6 nodes on {exponents['time']:.3f}")  # fmt: skip
+        if len(own) > 1:
+            memory = slope(own, "peak_mb")
+            time_slope = slope(large, "ms") if len(large) > 1 else None
+            found.append({"op": op, "degree": degree, "memory": memory, "time": time_slope})
+            print(f"{op}, degree {degree}: slope of memory {memory:.3f}, of time from 10^6 nodes "
+                  f"on {time_slope}")  # fmt: skip
     return found
 
 

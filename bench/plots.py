@@ -52,7 +52,7 @@ def draw_spmm(reports: dict[str, Report]) -> Figure:
 
 def draw_roofline(reports: dict[str, Report]) -> Figure:
     figure, axis = plt.subplots(figsize=(8.6, 4.2), layout="constrained")
-    machines = [report["machine"] for report in reports.values() if "machine" in report]
+    machines = [report["machine"] for report in reports.values() if report.get("machine")]
     gemm = max(machine["gemm_gflop_s"]["float32"] for machine in machines)
     intensity = [0.02, 400.0]
     for size, text, dashes in (("16", "16 MB", "dashed"), ("1024", "1 GB", "solid")):
