@@ -141,7 +141,7 @@ def op_edge_attention_backward(
     row, source = edge_rows(rowptr, col)
     score = _edge_scores(row, source, score_src, score_dst, score_edge)
     sloped = torch.nn.functional.leaky_relu(score, negative_slope)
-    alpha = (sloped - stats[row, 0]).exp() * stats[row, 1]
+    alpha = row_softmax(sloped, row, rows)
     mask = mask_of(alpha, p, seed, layer, step)
     wide, dout = x.to(dtype), dout.to(dtype)
     dalpha = mask * (dout[row] * wide[source]).sum(-1)

@@ -76,13 +76,14 @@ def op_edge_attention_v2_backward(
     row, source = edge_rows(rowptr, col)
     wide, dout = x.to(dtype), dout.to(dtype)
     mixed = wide[source] + x_dst.to(dtype)[row]
-    alpha = (_score(mixed, att, negative_slope) - stats[row, 0]).exp() * stats[row, 1]
+    alpha = row_softmax(_score(mixed, att, negative_slope), row, rows)
     mask = mask_of(alpha, p, seed, layer, step)
     dalpha = mask * (dout[row] * wide[source]).sum(-1)
     dscore = alpha * (dalpha - row_sum(alpha * dalpha, row, rows)[row])
     dscore = dscore.unsqueeze(-1)
     datt = (dscore * torch.nn.functional.leaky_relu(mixed, negative_slope)).sum(0)
-    dmixed = dscore * att * torch.where(mixed > 0, 1.0, negative_slope).to(dtype)
+    dmixed = dscore * att
+    dmixed = torch.where(mixed > 0, dmixed, negative_slope * dmixed)
     dx = row_sum((alpha * mask).unsqueeze(-1) * dout[row] + dmixed, source, x.size(0))
     return dx.to(x.dtype), row_sum(dmixed, row, rows).to(x.dtype), datt
 
