@@ -3,6 +3,7 @@
 import torch
 
 from abkd_fast import ops, reference
+from abkd_fast.testing import assert_no_worse, sample_graph, wide_indices
 
 # operator, arguments beside x and the vector(s)
 CASES = {
@@ -14,6 +15,9 @@ CASES = {
 }
 # heads x width: vectors that overlap, several heads in a tile, several tiles in a head
 SHAPES = [(1, 1), (8, 8), (3, 40), (2, 5), (5, 33), (4, 3), (1, 300), (17, 2)]
+
+
+DROPPED = {"p": 0.4, "seed": 77, "layer": 2, "step": 1}
 
 
 def fits(case, graph):
@@ -54,3 +58,27 @@ def results(case, graph, tensors, reference_op=False, **options):
 
 def cast(tensors, dtype):
     return {name: t.detach().to(dtype).requires_grad_() for name, t in tensors.items()}
+
+
+def assert_matches_reference(name, case, options):
+    """Values and gradients in float64, for all SHAPES; the same bits with int64 indices."""
+    graph = sample_graph(name)
+    for heads, width in SHAPES:
+        tensors = leaves(case, graph, heads, width)
+        got = results(case, graph, tensors, **options)
+        for a, b in zip(got, results(case, graph, tensors, True, **options), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
+    for a, b in zip(results(case, wide_indices(graph), tensors, **options), got, strict=True):
+        assert torch.equal(a, b)
+
+
+def assert_as_exact_as_plain_torch(name, case, dtype):
+    """Values and gradients in a dtype narrower than float64."""
+    graph = sample_graph(name)
+    tensors = leaves(case, graph, 3, 20, dtype)
+    exact = results(case, graph, cast(tensors, torch.float64), True, **DROPPED)
+    # Plain torch in 16 bits would excuse anything.
+    plain = results(case, graph, cast(tensors, torch.float32), True, **DROPPED)
+    got = results(case, graph, tensors, **DROPPED)
+    for what, a, b, c in zip(["out", *tensors], got, exact, plain, strict=True):
+        assert_no_worse(a, b, c.to(dtype), what)

@@ -44,8 +44,9 @@ def edge_attention_v2(
         out_i = \sum_j drop(softmax_j(e_{ij})) \, x_j
 
     (Brody, Alon, Yahav, arXiv 2105.14491, eq. 7.) Memory, passes, dropout and determinism as in
-    :func:`abkd_fast.ops.edge_attention`. Differentiable in x, x_dst and att; second derivatives
-    go through plain torch.
+    :func:`abkd_fast.ops.edge_attention`, but that the backward's first pass leaves two numbers an
+    edge and head for its second. Differentiable in x, x_dst and att; second derivatives go
+    through plain torch.
 
     Args:
         graph: [num_dst, num_src].

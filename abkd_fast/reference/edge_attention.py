@@ -64,6 +64,16 @@ def row_softmax(score: Tensor, row: Tensor, rows: int) -> Tensor:
     return weight / row_sum(weight, row, rows)[row]
 
 
+def softmax_gradient(
+    alpha: Tensor, dalpha: Tensor, score: Tensor, row: Tensor, rows: int
+) -> Tensor:
+    """Gradient of a score whose softmax is alpha, in the order in which autograd forms it."""
+    weight = (score - row_max(score, row, rows)[row]).exp()
+    total = row_sum(weight, row, rows)[row]
+    dtotal = row_sum(-dalpha * (alpha / total), row, rows)
+    return weight * (dalpha / total + dtotal[row])
+
+
 def edge_rows(rowptr: Tensor, col: Tensor) -> tuple[Tensor, Tensor]:
     """Destination and source of every edge, int64."""
     rows = torch.arange(rowptr.numel() - 1, device=rowptr.device)
@@ -141,11 +151,11 @@ def op_edge_attention_backward(
     row, source = edge_rows(rowptr, col)
     score = _edge_scores(row, source, score_src, score_dst, score_edge)
     sloped = torch.nn.functional.leaky_relu(score, negative_slope)
-    alpha = (sloped - stats[row, 0]).exp() * stats[row, 1]
+    alpha = row_softmax(sloped, row, rows)
     mask = mask_of(alpha, p, seed, layer, step)
     wide, dout = x.to(dtype), dout.to(dtype)
     dalpha = mask * (dout[row] * wide[source]).sum(-1)
-    dsloped = alpha * (dalpha - row_sum(alpha * dalpha, row, rows)[row])
+    dsloped = softmax_gradient(alpha, dalpha, sloped, row, rows)
     dscore = torch.where(score > 0, dsloped, negative_slope * dsloped)
     dscore_src, dscore_dst = row_sum(dscore, source, x.size(0)), row_sum(dscore, row, rows)
     dx = row_sum((alpha * mask).unsqueeze(-1) * dout[row], source, x.size(0))

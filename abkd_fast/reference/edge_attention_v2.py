@@ -8,7 +8,14 @@ from torch import Tensor
 from abkd_fast._checks import accumulation_dtype
 from abkd_fast.graph import CSRGraph
 from abkd_fast.reference.dropout import dropout
-from abkd_fast.reference.edge_attention import edge_rows, mask_of, row_softmax, row_sum, statistics
+from abkd_fast.reference.edge_attention import (
+    edge_rows,
+    mask_of,
+    row_softmax,
+    row_sum,
+    softmax_gradient,
+    statistics,
+)
 
 
 def edge_attention_v2(
@@ -76,13 +83,14 @@ def op_edge_attention_v2_backward(
     row, source = edge_rows(rowptr, col)
     wide, dout = x.to(dtype), dout.to(dtype)
     mixed = wide[source] + x_dst.to(dtype)[row]
-    alpha = (_score(mixed, att, negative_slope) - stats[row, 0]).exp() * stats[row, 1]
+    score = _score(mixed, att, negative_slope)
+    alpha = row_softmax(score, row, rows)
     mask = mask_of(alpha, p, seed, layer, step)
     dalpha = mask * (dout[row] * wide[source]).sum(-1)
-    dscore = alpha * (dalpha - row_sum(alpha * dalpha, row, rows)[row])
-    dscore = dscore.unsqueeze(-1)
+    dscore = softmax_gradient(alpha, dalpha, score, row, rows).unsqueeze(-1)
     datt = (dscore * torch.nn.functional.leaky_relu(mixed, negative_slope)).sum(0)
-    dmixed = dscore * att * torch.where(mixed > 0, 1.0, negative_slope).to(dtype)
+    dmixed = dscore * att
+    dmixed = torch.where(mixed > 0, dmixed, negative_slope * dmixed)
     dx = row_sum((alpha * mask).unsqueeze(-1) * dout[row] + dmixed, source, x.size(0))
     return dx.to(x.dtype), row_sum(dmixed, row, rows).to(x.dtype), datt
 

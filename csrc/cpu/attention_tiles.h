@@ -144,15 +144,14 @@ struct WeightedSums {
   void run() const { HeadTiles<kLanes<T>, kHeadTile<T, K>>::run(*this, heads, width); }
 };
 
+// v with zeros in the lanes that overlap the vector before.
 template <typename A, int W>
 inline Vec<A, W> only_fresh(Vec<A, W> v, int64_t fresh) {
-  if (fresh == W) {
-    return v;
-  }
+  Vec<Int<A>, W> order = {};
   for (int lane = 0; lane < W; ++lane) {
-    v[lane] = lane < W - fresh ? 0 : v[lane];
+    order[lane] = lane;
   }
-  return v;
+  return order >= static_cast<Int<A>>(W - fresh) ? v : Vec<A, W>{};
 }
 
 // out[head] = <a[head], b[head]>, rows [heads, width].

@@ -2,12 +2,11 @@
 // simd_begin.h.
 
 // score[e, head] = <att, leaky(u + fixed)> with u = gathered[node[e]], and, where wanted,
-// dots[e, head] = <products[node[e]], factor>.
+// dots[e, head] = <gathered[node[e]], factor>.
 template <typename T, bool DOTS>
 struct MixedScores {
   using A = Acc<T>;
   const T* gathered;
-  const T* products;
   const int64_t* node;
   int64_t count;
   int64_t ahead;
@@ -27,23 +26,20 @@ struct MixedScores {
     const int64_t begin = at.head * width;
     for (int64_t e = 0; e < count; ++e) {
       const T* const u_row = gathered + node[e] * stride + begin;
-      const T* const d_row = DOTS ? products + node[e] * stride + begin : nullptr;
       if (ahead != 0) {
         prefetch_tile<T, W, G * V>(gathered + node[e + ahead] * stride + begin + at.start);
-        if (DOTS && products != gathered) {
-          prefetch_tile<T, W, G * V>(products + node[e + ahead] * stride + begin + at.start);
-        }
       }
       for (int g = 0; g < G; ++g) {
         Vector sum = {};
         Vector dot = {};
         for (int v = 0; v < V; ++v) {
           const int64_t f = g * width + vector_at<W, V>(at, v);
-          const Vector u = Load<W>::of(u_row + f) + Load<W>::of(fixed + begin + f);
+          const Vector x = Load<W>::of(u_row + f);
+          const Vector u = x + Load<W>::of(fixed + begin + f);
           const Vector term = leaky(u, slope) * Load<W>::of(att + begin + f);
           sum += v + 1 < V ? term : only_fresh<A, W>(term, at.fresh);
           if (DOTS) {
-            const Vector product = Load<W>::of(d_row + f) * Load<W>::of(factor + begin + f);
+            const Vector product = x * Load<W>::of(factor + begin + f);
             dot += v + 1 < V ? product : only_fresh<A, W>(product, at.fresh);
           }
         }
@@ -68,6 +64,7 @@ struct MixedSums {
   const T* products;
   const int64_t* node;
   int64_t count;
+  int64_t ahead;
   int64_t heads;
   int64_t width;
   A slope;
@@ -87,6 +84,10 @@ struct MixedSums {
     for (int64_t e = 0; e < count; ++e) {
       const T* const u_row = gathered + node[e] * stride + begin;
       const T* const d_row = GATHER ? products + node[e] * stride + begin : nullptr;
+      if (GATHER && ahead != 0) {
+        prefetch_tile<T, W, G * V>(gathered + node[e + ahead] * stride + begin + at.start);
+        prefetch_tile<T, W, G * V>(products + node[e + ahead] * stride + begin + at.start);
+      }
       for (int g = 0; g < G; ++g) {
         const A d = ds[e * heads + at.head + g];
         const Vector up = Vector{} + d;

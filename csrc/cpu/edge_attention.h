@@ -34,7 +34,8 @@ struct AttentionPass {
   void* stats;              // [num_dst, 2, H] A: the largest score, 1 / the sum of exponentials
   void* out;                // [num_dst, H, C]; of `score`: [N, H] A
   const void* dout;         // [num_dst, H, C]
-  void* records;            // [num_dst, 4, H] A: score_dst, stats, <dout, out>; GATv2 [.., 3, ..]
+  void* records;            // [num_dst, 4, H] A, GAT's backward: score_dst, stats, <dout, out>
+  void* coefficients;       // [E, 2, H] A, GATv2's backward: alpha with its mask, ds
   void* dscore_dst;         // [num_dst, H] A
   void* dscore_edge;        // [E, H] A or null
   bool shared;              // the destinations' scores come from x as well

@@ -200,7 +200,6 @@ void destination_row(const AttentionPass& pass, const AttentionSpace<Acc<T>>& sp
   using A = Acc<T>;
   const int64_t heads = pass.heads;
   const int64_t row = heads * pass.width;
-  const T* dout = static_cast<const T*>(pass.dout) + i * row;
   const A* stats = static_cast<const A*>(pass.stats) + i * 2 * heads;
   A* record = static_cast<A*>(pass.records) + i * 4 * heads;
   A* delta = record + 3 * heads;

@@ -76,14 +76,14 @@ std::tuple<Tensor, Tensor, Tensor> edge_attention_v2_backward_cpu(
   const Tensor order = checked_order(perm, csr_t.edges());
   dout = checked_rows("dout", dout, rows, heads, in.width(), in.dtype);
   stats = checked_rows("stats", stats, rows, 2, heads, in.scores);
-  const Tensor records = empty_output({rows, 3, heads}, in.scores);
+  const Tensor coefficients = empty_output({in.csr.edges(), 2, heads}, in.scores);
   Tensor dx = empty_output({sources, heads, in.width()}, in.dtype);
   Tensor dx_dst = empty_output({rows, heads, in.width()}, in.dtype);
 
   const auto fill = [&](AttentionPass pass) {
     pass.dout = dout.data_ptr();
     pass.stats = stats.data_ptr();
-    pass.records = records.data_ptr();
+    pass.coefficients = coefficients.data_ptr();
     pass.perm = static_cast<const int64_t*>(order.data_ptr());
     pass.dx = dx.data_ptr();
     pass.dx_dst = dx_dst.data_ptr();

@@ -21,7 +21,6 @@ void attend_v2_rows(const AttentionPass& pass, const ConvPartial& to, int64_t be
       const int64_t count = block.count(i);
       convert_row(static_cast<const T*>(pass.x_dst) + i * row, row, space.row[0]);
       const MixedScores<T, false> scores = {x,
-                                            x,
                                             space.node + first,
                                             count,
                                             pass.ahead,
@@ -75,10 +74,10 @@ __attribute__((noinline)) void scale_row(int64_t count, int64_t heads, const A* 
   });
 }
 
-// q = <dout, l> becomes ds = p q - r delta with delta the row's sum of p q.
+// q = <dout, l> becomes ds = p q - r times the row's sum of p q.
 template <typename A>
 __attribute__((noinline)) void score_gradients(int64_t count, int64_t heads, const A* p, A* q,
-                                               const A* r, A* delta) {
+                                               const A* r) {
   each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
     constexpr int W = decltype(lanes)::value;
     const Vec<A, W> sum = sum_in_parts<A, W>(count, [&](int64_t e) {
@@ -88,8 +87,19 @@ __attribute__((noinline)) void score_gradients(int64_t count, int64_t heads, con
       const Vec<A, W> product = Load<W>::of(p + at) * Load<W>::of(q + at);
       Store<W>::to(q + at, product - Load<W>::of(r + at) * sum);
     }
-    Store<W>::to(delta + h, sum);
   });
+}
+
+// Leaves alpha with its mask and ds of consecutive edges for the sources' side.
+template <typename A>
+void keep_coefficients(const AttentionPass& pass, int64_t first, int64_t count, const A* p,
+                       const A* q) {
+  const int64_t heads = pass.heads;
+  A* kept = static_cast<A*>(pass.coefficients) + first * 2 * heads;
+  for (int64_t e = 0; e < count; ++e, kept += 2 * heads) {
+    memcpy(kept, p + e * heads, heads * sizeof(A));
+    memcpy(kept + heads, q + e * heads, heads * sizeof(A));
+  }
 }
 
 // One row of the destinations' side, its ds known: dr and the gradient of att.
@@ -102,9 +112,10 @@ void mixed_destination(const AttentionPass& pass, const AttentionSpace<Acc<T>>& 
   const T* x = static_cast<const T*>(pass.x);
   A* const fixed = space.row[2];
   convert_row(static_cast<const T*>(pass.x_dst) + i * row, row, fixed);
-  const MixedSums<T, false> sums = {
-      x,     x,  node,    count,        pass.heads,  pass.width, static_cast<A>(pass.slope),
-      fixed, ds, nullptr, space.row[0], space.row[1]};
+  const MixedSums<T, false> sums = {x,           x,          node,       count,
+                                    0,           pass.heads, pass.width, static_cast<A>(pass.slope),
+                                    fixed,       ds,         nullptr,    space.row[0],
+                                    space.row[1]};
   sums.run();
   const A* att = static_cast<const A*>(pass.att_src);
   for (int64_t f = 0; f < row; ++f) {
@@ -134,7 +145,6 @@ void attend_v2_dst_rows(const AttentionPass& pass, const ConvPartial& to, int64_
       convert_row(static_cast<const T*>(pass.x_dst) + i * row, row, space.row[0]);
       convert_row(static_cast<const T*>(pass.dout) + i * row, row, space.row[1]);
       const MixedScores<T, true> scores = {x,
-                                           x,
                                            space.node + first,
                                            count,
                                            pass.ahead,
@@ -161,50 +171,28 @@ void attend_v2_dst_rows(const AttentionPass& pass, const ConvPartial& to, int64_
       const int64_t first = block.begin(i);
       const int64_t count = block.count(i);
       const int64_t at = first * heads;
-      A* record = static_cast<A*>(pass.records) + i * 3 * heads;
-      memcpy(record, stats + i * 2 * heads, 2 * heads * sizeof(A));
-      score_gradients<A>(count, heads, p + at, q + at, r + at, record + 2 * heads);
+      score_gradients<A>(count, heads, p + at, q + at, r + at);
       mixed_destination<T>(pass, space, space.node + first, count, q + at, i, to.sums);
     }
+    keep_coefficients<A>(pass, block.first, block.edges(), p, q);
   }
 }
 
-// From score, <l, dout> and the records to p = exp's argument, or ds and alpha with its mask.
+// The coefficients of a source's edges, which lie in the graph's order.
 template <typename A>
-__attribute__((noinline)) void shift_source(const AttentionPass& pass, const int64_t* node,
-                                            int64_t count, A* p) {
-  const A* records = static_cast<const A*>(pass.records);
+__attribute__((noinline)) void find_coefficients(const AttentionPass& pass, const int64_t* edge,
+                                                 int64_t count, A* p, A* q) {
+  const A* kept = static_cast<const A*>(pass.coefficients);
   const int64_t heads = pass.heads;
-  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
-    constexpr int W = decltype(lanes)::value;
-    for (int64_t e = 0; e < count; ++e) {
-      const Vec<A, W> most = Load<W>::of(records + node[e] * 3 * heads + h);
-      Store<W>::to(p + e * heads + h, Load<W>::of(p + e * heads + h) - most);
-    }
-  });
-}
-
-template <typename A>
-__attribute__((noinline)) void scale_source(const AttentionPass& pass, const int64_t* node,
-                                            int64_t count, A* p, A* r) {
-  const A* records = static_cast<const A*>(pass.records);
-  const int64_t heads = pass.heads;
-  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
-    constexpr int W = decltype(lanes)::value;
-    for (int64_t e = 0; e < count; ++e) {
-      const A* record = records + (node[e] * 3 + 1) * heads + h;
-      const Vec<A, W> alpha = Load<W>::of(p + e * heads + h) * Load<W>::of(record);
-      Store<W>::to(p + e * heads + h, alpha);
-      Store<W>::to(r + e * heads + h, alpha * Load<W>::of(record + heads));
-    }
-  });
-}
-
-// q = p q - r.
-template <typename A>
-inline void subtract_product(int64_t count, const A* p, A* q, const A* r) {
-  for (int64_t i = 0; i < count; ++i) {
-    q[i] = p[i] * q[i] - r[i];
+  constexpr int64_t kAhead = 16;
+  for (int64_t e = 0; e + kAhead < count; ++e) {
+    __builtin_prefetch(kept + edge[e + kAhead] * 2 * heads);
+    memcpy(p + e * heads, kept + edge[e] * 2 * heads, heads * sizeof(A));
+    memcpy(q + e * heads, kept + (edge[e] * 2 + 1) * heads, heads * sizeof(A));
+  }
+  for (int64_t e = count > kAhead ? count - kAhead : 0; e < count; ++e) {
+    memcpy(p + e * heads, kept + edge[e] * 2 * heads, heads * sizeof(A));
+    memcpy(q + e * heads, kept + (edge[e] * 2 + 1) * heads, heads * sizeof(A));
   }
 }
 
@@ -216,47 +204,28 @@ void attend_v2_src_rows(const AttentionPass& pass, const ConvPartial& to, int64_
   const int64_t heads = pass.heads;
   const int64_t row = heads * pass.width;
   const AttentionSpace<A> space(to.scratch, pass.capacity, heads, pass.width);
-  const T* r_rows = static_cast<const T*>(pass.x_dst);
-  const T* dout = static_cast<const T*>(pass.dout);
   const A* att = static_cast<const A*>(pass.att_src);
-  const A slope = static_cast<A>(pass.slope);
-  A *p = space.edge[0], *q = space.edge[1], *r = space.edge[2], *own = space.row[2];
+  A *p = space.edge[0], *q = space.edge[1], *own = space.row[2];
   AttentionBlock block;
   for (int64_t start = begin; start < end; start = block.stop) {
     next_block(pass, start, end, &block, space.node);
-    const int64_t edges = block.edges();
+    find_coefficients<A>(pass, pass.perm + block.first, block.edges(), p, q);
     for (int64_t j = block.row; j < block.stop; ++j) {
       const int64_t first = block.begin(j);
       convert_row(static_cast<const T*>(pass.x) + j * row, row, own);
-      const MixedScores<T, true> scores = {r_rows,
-                                           dout,
-                                           space.node + first,
-                                           block.count(j),
-                                           pass.ahead,
-                                           heads,
-                                           pass.width,
-                                           slope,
-                                           own,
-                                           own,
-                                           att,
-                                           p + first * heads,
-                                           q + first * heads};
-      scores.run();
-    }
-    shift_source<A>(pass, space.node, edges, p);
-    exp_padded(p, edges * heads);
-    scale_source<A>(pass, space.node, edges, p, r);
-    if (pass.mask != nullptr) {
-      edge_words(*pass.mask, pass.perm + block.first, edges, heads, space.bits);
-      drop_by_words(*pass.mask, space.bits, edges * heads, p);
-    }
-    subtract_product<A>(edges * heads, p, q, r);
-    for (int64_t j = block.row; j < block.stop; ++j) {
-      const int64_t first = block.begin(j);
-      convert_row(static_cast<const T*>(pass.x) + j * row, row, own);
-      const MixedSums<T, true> sums = {
-          r_rows, dout, space.node + first, block.count(j),    heads,        pass.width,
-          slope,  own,  q + first * heads,  p + first * heads, space.row[0], space.row[1]};
+      const MixedSums<T, true> sums = {static_cast<const T*>(pass.x_dst),
+                                       static_cast<const T*>(pass.dout),
+                                       space.node + first,
+                                       block.count(j),
+                                       pass.ahead,
+                                       heads,
+                                       pass.width,
+                                       static_cast<A>(pass.slope),
+                                       own,
+                                       q + first * heads,
+                                       p + first * heads,
+                                       space.row[0],
+                                       space.row[1]};
       sums.run();
       for (int64_t f = 0; f < row; ++f) {
         space.row[1][f] += att[f] * space.row[0][f];
