@@ -56,6 +56,11 @@ SCHEMAS = {
         " Tensor attention, Tensor offset, Tensor u, bool want_teacher_map, bool want_student)"
         " -> (Tensor square, Tensor inner, Tensor dteacher_map, Tensor cross_map)"
     ),
+    "layer_pair_near": (
+        "(Tensor teacher, SymInt[] widths, Tensor[] states, Tensor? nodes, Tensor? weight,"
+        " Tensor teacher_centre, Tensor centre, Tensor teacher_map, Tensor student_map,"
+        " Tensor offset, Tensor near) -> Tensor"
+    ),
     "conv": (
         "(Tensor rowptr, Tensor col, Tensor? value, Tensor x, Tensor? weight, Tensor? bias,"
         " Tensor? x_0, float alpha, float beta, bool relu, bool aggregate_first, bool keep_mixed,"

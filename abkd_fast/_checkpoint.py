@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from abkd_fast._optimizer import restore_optimizer
 from abkd_fast._storage import exclusive, load_tensors, save_tensors
 
 _KIND = "checkpoint"
@@ -122,8 +123,8 @@ def save_checkpoint(
     }
     meta = {
         "progress": plain,
-        "param_groups": packed["param_groups"],
-        "scheduler": None if trained.scheduler is None else trained.scheduler.state_dict(),
+        "param_groups": _plain(packed["param_groups"]),
+        "scheduler": _plain(None if trained.scheduler is None else trained.scheduler.state_dict()),
         "identity": dict(identity),
     }
     save_tensors(path, {k: v.clone() for k, v in tensors.items()}, meta, _KIND)
@@ -144,7 +145,7 @@ def load_checkpoint(path: Path, trained: Trained, identity: Mapping[str, Any]) -
     for name, value in _under(tensors, "optimizer.").items():
         index, slot = name.split(".", 1)
         slots.setdefault(int(index), {})[slot] = value.clone()
-    trained.optimizer.load_state_dict({"state": slots, "param_groups": meta["param_groups"]})
+    restore_optimizer(trained.optimizer, {"state": slots, "param_groups": meta["param_groups"]})
     if trained.scheduler is not None:
         trained.scheduler.load_state_dict(meta["scheduler"])
     torch.set_rng_state(tensors["rng"].clone())
@@ -153,6 +154,15 @@ def load_checkpoint(path: Path, trained: Trained, identity: Mapping[str, Any]) -
     best = {k: v.clone() for k, v in _under(tensors, "best.").items()}
     maps = [m.clone() for m in tensors["maps"]] if "maps" in tensors else []
     return Progress(**meta["progress"], maps=maps, best=best)
+
+
+def _plain(value: Any) -> Any:
+    """The same for JSON: numbers in the place of tensors that hold one."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_plain(inner) for inner in value]
+    return value.item() if isinstance(value, Tensor) else value
 
 
 def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from abkd_fast import ops
+from abkd_fast._autocast import without_autocast
 from abkd_fast._csr import outside_inference
 from abkd_fast.graph import CSRGraph
 
@@ -21,6 +22,7 @@ MAX_BYTES = 1 << 30
 
 
 @outside_inference
+@without_autocast
 def aggregate_features(graph: CSRGraph, x: Tensor | CSRGraph) -> Tensor | CSRGraph | None:
     """A X in the form and dtype of x, or None where A (X W) is cheaper or X is not fixed.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._checks import accumulation_dtype
 from abkd_fast.memory import empty_output
 
 
@@ -30,7 +31,7 @@ class _ColumnMeans(Function):
     @staticmethod
     def forward(ctx: Any, state: Tensor) -> Tensor:
         ctx.shape = state.shape
-        return state.mean(0)
+        return state.mean(0, dtype=accumulation_dtype(state))
 
     @staticmethod
     def backward(ctx: Any, dmeans: Tensor) -> Tensor:
@@ -41,8 +42,13 @@ class _ColumnMeans(Function):
 
 
 def column_means(state: Tensor) -> Tensor:
-    """Mean over nodes [d], from the column sums where the layer left them; differentiable."""
+    """Mean over nodes [d], from the column sums where the layer left them; differentiable.
+
+    In float32 for 16-bit states.
+    """
     sums, version = getattr(state, "column_sums", (None, 0))
     if sums is None or state.size(0) == 0 or state._version != version:
-        return state.mean(0) if torch.compiler.is_compiling() else _ColumnMeans.apply(state)
-    return (sums / state.size(0)).to(state.dtype)
+        if torch.compiler.is_compiling():
+            return state.mean(0, dtype=accumulation_dtype(state))
+        return _ColumnMeans.apply(state)
+    return sums / state.size(0)

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from abkd_fast._cache_config import CacheConfig as CacheConfig
 from abkd_fast._checks import check_choice
-from abkd_fast._teacher_states import check_storage
 from abkd_fast.data import ReadOptions
 from abkd_fast.data.registry import check_name
 from abkd_fast.distill import ABKD, KD
@@ -49,10 +49,15 @@ class TrainConfig:
     """Epochs between checkpoints; a killed run loses at most this many."""
     snapshots: int = 60
     """How often the attention map is kept over a full-length run."""
+    autocast: str | None = None
+    """bfloat16: the student's layers take and store bfloat16 and add up in float32; parameters,
+    gradients, the loss and its statistics stay float32. None: all is float32."""
 
     def __post_init__(self) -> None:
         check_choice("monitor", self.monitor, ("val_loss", "val_acc"))
         check_choice("schedule", self.schedule, ("constant", "onecycle"))
+        if self.autocast is not None:
+            check_choice("autocast", self.autocast, ("bfloat16",))
         for name in ("epochs", "checkpoint_every", "snapshots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
@@ -144,27 +149,6 @@ class KDConfig:
         KD(**asdict(self))  # its checks
 
 
-@dataclass(frozen=True)
-class CacheConfig:
-    """Where the teacher's hidden states are kept, and how."""
-
-    storage: str = "memory"
-    """memory; pinned (page-locked, needs a GPU); mmap: a file in --out, written layer by layer and
-    read in place, for states that do not fit in memory."""
-    dtype: str = "float32"
-    """float32, or bfloat16 for half the size."""
-
-    def __post_init__(self) -> None:
-        check_storage(self.storage)
-        check_choice("dtype", self.dtype, ("float32", "bfloat16"))
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of that name."""
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
-
-
 NARROW = ModelConfig(dropout=0.1, init="xavier")
 """Defaults for narrow students."""
 
@@ -184,6 +168,11 @@ class DataConfig:
     """Folder with the raw files, ROOT/cora/ind.cora.x and so on; default: $ABKD_DATA."""
     read: ReadOptions = ReadOptions()
     """How to read --data."""
+    device: str = "cpu"
+    """Where models run: cpu, cuda or cuda:N."""
+    capture_step: bool = False
+    """On a GPU, capture the training step in a CUDA graph and replay it: the same results in less
+    time. Where that is not possible, a line says why."""
 
     def __post_init__(self) -> None:
         if self.data is None:
@@ -191,6 +180,7 @@ class DataConfig:
                 check_name(self.dataset)
             except ValueError as error:
                 raise ValueError(f"dataset: {error}") from None
+        _check_device(self.device)
 
 
 @dataclass(frozen=True)
@@ -274,6 +264,17 @@ class DistillConfig(DataConfig):
         if path.is_dir():
             return path / "teacher.safetensors"
         return path if path.suffix == ".safetensors" else None
+
+
+def _check_device(name: str) -> None:
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = ""
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"device must be cpu, cuda or cuda:N, got {name!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device must be there, got {name!r} and torch finds no GPU")
 
 
 def _check_seeds(name: str, seeds: int) -> None:

@@ -152,9 +152,8 @@ class CSRGraph(CSRParts):
             matrix = matrix.coalesce().to_sparse_csr()
         if matrix.layout != torch.sparse_csr:
             raise ValueError(f"matrix must be sparse CSR or COO, got layout {matrix.layout}")
-        return cls.from_csr(
-            matrix.crow_indices(), matrix.col_indices(), matrix.values(), matrix.size(1)
-        )
+        value = matrix.values().clone()  # torch.compile takes no views of sparse tensors
+        return cls.from_csr(matrix.crow_indices(), matrix.col_indices(), value, matrix.size(1))
 
     @classmethod
     def from_torch_sparse(cls, matrix: Any) -> CSRGraph:

@@ -25,7 +25,6 @@ from abkd_fast.config import (
     ModelConfig,
     SettingError,
     TeacherConfig,
-    TrainConfig,
 )
 from abkd_fast.data import GraphData
 from abkd_fast.distill import KD, Objective
@@ -38,10 +37,10 @@ from abkd_fast.trainer import Distiller
 
 
 def load_data(config: DataConfig) -> GraphData:
-    """The registered data set, or the user's own files."""
+    """The registered data set, or the user's own files, on the device."""
     if config.data is not None:
-        return datasets.load_path(config.data, **asdict(config.read))
-    return datasets.load(config.dataset, root=config.root)
+        return datasets.load_path(config.data, **asdict(config.read)).to(config.device)
+    return datasets.load(config.dataset, root=config.root).to(config.device)
 
 
 def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
@@ -59,8 +58,7 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     data = load_data(config)
     print(*plan_memory(config.model, data), sep="\n", flush=True)
     results = [
-        _fit_seed(config.out, config.model, config.options, config.train, data, seed)
-        for seed in range(config.seeds)
+        _fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
     ]
     best = _best_on_validation(results)
     about = about_model(config.model, config.options, data)
@@ -77,10 +75,9 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
     results = []
     for seed in range(config.seeds):
         result = _fit_seed(
-            config.out,
+            config,
             config.student,
             config.student_options,
-            config.train,
             data,
             seed,
             cache,
@@ -97,10 +94,9 @@ def distill(config: DistillConfig, command: str = "") -> dict[str, Any]:
 
 
 def _fit_seed(
-    out: Path,
+    config: TeacherConfig | DistillConfig,
     model: str,
     options: ModelConfig,
-    train: TrainConfig,
     data: GraphData,
     seed: int,
     cache: TeacherCache | None = None,
@@ -111,13 +107,14 @@ def _fit_seed(
     label = f"{model} seed {seed}"
     return Distiller(
         cache,
-        about.build(),
+        about.build().to(data.y.device),
         data,
         objective,
         seed=seed,
-        config=train,
-        out=out / f"seed{seed}",
+        config=config.train,
+        out=config.out / f"seed{seed}",
         callbacks=[ProgressBar(label)],
+        capture_step=config.capture_step,
     ).fit()
 
 
@@ -130,12 +127,14 @@ def _teacher(config: DistillConfig, data: GraphData) -> tuple[TeacherCache, str]
         return _from_file(config, config.teacher_file, data, layers)
     if ":" in config.teacher:
         model = _call(config.teacher, data)
-        return _cache(config, model, data, layers), config.teacher
+        return _cache(config, model.to(config.device), data, layers), config.teacher
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
         root=config.root,
         read=config.read,
+        device=config.device,
+        capture_step=config.capture_step,
         model=config.teacher,
         options=config.teacher_options,
         train=config.teacher_train,
@@ -185,7 +184,7 @@ def _from_file(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return _cache(config, model, data, layers), about.spec
+    return _cache(config, model.to(data.y.device), data, layers), about.spec
 
 
 def _call(name: str, data: GraphData) -> nn.Module:

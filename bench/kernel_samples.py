@@ -190,6 +190,15 @@ def _layer_pair_projection() -> Iterator[Sample]:
             yield name + what, (*given, *maps, 0.5, *want)
 
 
+def _layer_pair_near() -> Iterator[Sample]:
+    for name, given, (teacher_map, student_map, attention), dtype in pairs():
+        *rest, centre = given
+        offset = torch.empty(*attention.shape, teacher_map.size(1), dtype=dtype, device="meta")
+        near = torch.empty(attention.shape, dtype=torch.bool, device="meta")
+        centres = vector(teacher_map.size(0), dtype), centre
+        yield name, (*rest, *centres, teacher_map, student_map, offset, near)
+
+
 SAMPLES = {
     "spmm": _spmm,
     "sddmm": _sddmm,
@@ -205,4 +214,5 @@ SAMPLES = {
     "segment_csr_extremum_dsrc": _segment_csr_extremum_dsrc,
     "layer_pair_moment": _layer_pair_moment,
     "layer_pair_projection": _layer_pair_projection,
+    "layer_pair_near": _layer_pair_near,
 }

@@ -21,4 +21,5 @@ MODULES = {
     "segment_csr_extremum_dsrc": "segment_csr",
     "layer_pair_moment": "layer_pair",
     "layer_pair_projection": "layer_pair",
+    "layer_pair_near": "layer_pair_near",
 }

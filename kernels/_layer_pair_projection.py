@@ -93,12 +93,15 @@ def _project(teacher, stride_d, node_offs, mask, maps, first, last, q, r, dtype:
 @triton.jit
 def _score(p, residual, v, cross, s, attention, rows, mask, q, pass_rows, students, r,
            BLOCK_S: tl.constexpr):  # fmt: skip
-    """Residual less sum_j A_j s_j, and cross [BLOCK_S] plus the sums of v p s_j."""
+    """Residual plus sum_j A_j (p - s_j), and cross [BLOCK_S] plus the sums of v p s_j.
+
+    The difference of each pair is taken, so that where they coincide nothing cancels later.
+    """
     indices = tl.arange(0, BLOCK_S)
     for j in range(0, students):
         offs = (j * pass_rows + rows)[:, None] * r + q[None, :]
         s_j = tl.load(s + offs, mask=mask[:, None] & (q < r)[None, :], other=0.0)
-        residual -= tl.load(attention + j).to(p.dtype) * s_j
+        residual += tl.load(attention + j).to(p.dtype) * (p - s_j)
         cross = tl.where(indices == j, cross + tl.sum(tl.sum(p * s_j, 1) * v), cross)
     return residual, cross
 
@@ -141,7 +144,6 @@ def teacher_kernel(
     j = tl.arange(0, BLOCK_S)
     dtype: tl.constexpr = s.dtype.element_ty
     attention += layer * students
-    rho = tl.sum(tl.load(attention + j, mask=j < students, other=0.0)).to(dtype)
     b = tl.load(bias + layer * r + q, mask=q < r, other=0.0)
     u_row = tl.load(u + layer * r + q, mask=q < r, other=0.0)
     square, total = tl.zeros([BLOCK_N], dtype), tl.zeros([BLOCK_R], dtype)
@@ -158,8 +160,9 @@ def teacher_kernel(
                                   BLOCK_N, BLOCK_K, BLOCK_R)  # fmt: skip
         total += tl.sum(p * v[:, None], 0)
         square += tl.sum(p * p, 1) * v
-        gp, cross = _score(p, rho * p + u_row[None, :], v, cross, s, attention,
-                           rows - first_row, mask, q, pass_rows, students, r, BLOCK_S)  # fmt: skip
+        gp = tl.zeros([BLOCK_N, BLOCK_R], dtype) + u_row[None, :]
+        gp, cross = _score(p, gp, v, cross, s, attention, rows - first_row, mask, q, pass_rows,
+                           students, r, BLOCK_S)  # fmt: skip
         if WANT_P:
             at = (layer * pass_rows + rows - first_row)[:, None] * r + q[None, :]
             tl.store(p_out + at, p, mask=(rows < own_end)[:, None] & (q < r)[None, :])
@@ -186,26 +189,23 @@ def combine_kernel(
     first_row, num_rows, pass_rows, layers, students, r, layer_size,
     BLOCK: tl.constexpr, BLOCK_S: tl.constexpr,
 ):  # fmt: skip
-    """s_j = v (gamma_j s_j - sum_i A_ij p_i + w_j): BLOCK elements of all j a program."""
+    """s_j = v (sum_i A_ij (s_j - p_i) + w_j): BLOCK elements of all j a program."""
     e = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)  # of [rows, r]
     rows = first_row + e // r
     mask = rows < tl.minimum(first_row + pass_rows, num_rows)
     j = tl.arange(0, BLOCK_S)
     dtype: tl.constexpr = s.dtype.element_ty
-    gamma = tl.zeros([BLOCK_S], tl.float64)
-    pulled = tl.zeros([BLOCK_S, BLOCK], dtype)
-    p_offs = e
-    for i in range(0, layers):
-        a = tl.load(attention + i * students + j, mask=j < students, other=0.0)
-        gamma += a
-        pulled += a.to(dtype)[:, None] * tl.load(p + p_offs, mask=mask, other=0.0)[None, :]
-        p_offs += layer_size
     at = (j < students)[:, None] & mask[None, :]
     offs = j[:, None].to(tl.int64) * layer_size + e[None, :]
     own = tl.load(s + offs, mask=at, other=0.0)
-    row = tl.load(w + j[:, None] * r + (e % r)[None, :], mask=at, other=0.0)
-    v = load_weight(weight, rows, mask, dtype)[None, :]
-    tl.store(s + offs, v * (gamma.to(dtype)[:, None] * own - pulled + row), mask=at)
+    out = tl.load(w + j[:, None] * r + (e % r)[None, :], mask=at, other=0.0)
+    p_offs = e
+    for i in range(0, layers):
+        a = tl.load(attention + i * students + j, mask=j < students, other=0.0)
+        p_i = tl.load(p + p_offs, mask=mask, other=0.0)
+        out += a.to(dtype)[:, None] * (own - p_i[None, :])
+        p_offs += layer_size
+    tl.store(s + offs, load_weight(weight, rows, mask, dtype)[None, :] * out, mask=at)
 
 
 @triton.jit

@@ -18,6 +18,7 @@ from abkd_fast.kernels import _layer_pair_blocks as blocks
 from abkd_fast.kernels import _layer_pair_projection as kernels
 from abkd_fast.kernels._layer_pair_blocks import NodeRows, layer_table
 from abkd_fast.kernels._layer_pair_moment import layer_pair_moment as layer_pair_moment
+from abkd_fast.kernels.launch import MOST_REGISTERS
 
 
 class _Config(NamedTuple):
@@ -153,6 +154,8 @@ class _Projection:
             "BLOCK_N": c.rows, "BLOCK_K": c.depth, "BLOCK_D": c.columns, "BLOCK_R": c.subspace,
             "BLOCK_S": c.students, "num_warps": c.warps, "num_stages": c.stages,
         }  # fmt: skip
+        if given.states.dtype == torch.float64:
+            options["maxnreg"] = MOST_REGISTERS
         blocks.launch(
             kernels.teacher_kernel, chunks * len(self.tiles) * self.r_tiles, teacher, options
         )

@@ -3,6 +3,7 @@
 import pytest
 
 from abkd_fast import TrainConfig
+from abkd_fast.config import DistillConfig
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,12 @@ from abkd_fast import TrainConfig
 def test_config_rejects(settings, message):
     with pytest.raises(ValueError, match=message):
         TrainConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("tpu", "device must be cpu, cuda or cuda:N, got 'tpu'"), ("meta", "device must be cpu")],
+)
+def test_config_rejects_other_devices(device, message):
+    with pytest.raises(ValueError, match=message):
+        DistillConfig(device=device)

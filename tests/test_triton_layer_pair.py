@@ -1,5 +1,6 @@
 """Triton's layer_pair against the float64 oracle, in the interpreter or on a GPU."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -8,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from layer_pair_cases import FORMS, random_problem, relative_errors, requiring, results, run_form
+from test_layer_pair_precision import coinciding_problem
 from triton_cases import DEVICE, needs_triton
 
 import abkd_fast
 from abkd_fast import reference
 from abkd_fast.ops import _layer_pair_passes as passes
+from abkd_fast.ops._layer_pair_direct import correct_near_pairs, near_squares
 
 pytestmark = needs_triton
 BENCH = Path(__file__).parent.parent / "bench"
@@ -153,7 +156,7 @@ sys.exit(compile_kernels.table([sys.argv[2]], (int(sys.argv[3]),))[1] > 0)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("op", ["layer_pair_moment", "layer_pair_projection"])
+@pytest.mark.parametrize("op", ["layer_pair_moment", "layer_pair_projection", "layer_pair_near"])
 @pytest.mark.parametrize("arch", ["90", "100"])
 def test_blocks_chosen_for_an_architecture_do_not_spill_on_it(arch, op, tmp_path):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON_")}
@@ -165,3 +168,86 @@ def test_blocks_chosen_for_an_architecture_do_not_spill_on_it(arch, op, tmp_path
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
     assert "/ 0 /" in done.stdout
+
+
+def corrected(problem, form):
+    """D of near pairs, and the gradients, as a device computes them: no host takes part."""
+    layer_pair = importlib.import_module("abkd_fast.ops.layer_pair")
+
+    def run(given, attention, mean, second, wanted):
+        totals = layer_pair.run_projection(given, attention, wanted)
+        if mean is not None:
+            totals = layer_pair.run_moment(given, attention, wanted, mean, second)
+        near = totals.dissimilarity < layer_pair._NEAR * totals.magnitude
+        assert bool(near.any())
+        correct_near_pairs(given, near, totals)
+        return totals
+
+    before, layer_pair._run = layer_pair._run, run
+    try:
+        return results(run_form(form), problem)
+    finally:
+        layer_pair._run = before
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("distance", "mean", "all_pairs"), [(1e-2, 10, False), (1e-3, 0, True)], ids=["some", "all"]
+)
+def test_near_pairs_on_a_device_are_no_worse_than_direct_differences(
+    distance, mean, all_pairs, form
+):
+    made = coinciding_problem(distance, mean, all_pairs, nodes=128)
+    exact = results(reference.layer_pair, requiring(made, torch.float64))
+    problem = requiring(made, torch.float32)
+    plain = results(reference.layer_pair, problem)
+    out = corrected(problem, form)
+    floor = 4 * torch.finfo(torch.float32).eps
+    direct = ((plain["D"] - exact["D"]) / exact["D"]).abs().max()
+    assert ((out["D"] - exact["D"]) / exact["D"]).abs().max() <= 2 * direct + floor
+    # The moment form has no differences to take: its gradients are off by the rounding of p.
+    factor = 2 if form == "projection" else 4
+    bounds = relative_errors(plain, exact)
+    for name, error in relative_errors(out, exact).items():
+        bound = 2 * direct if name == "loss" else factor * bounds[name]
+        assert error <= bound + floor, name
+
+
+@pytest.mark.parametrize(
+    ("dtype", "options"),
+    [(torch.float32, "mask"), (torch.float32, "plain"), (torch.float64, "weight")],
+    ids=str,
+)
+def test_near_squares(dtype, options):
+    from abkd_fast.kernels.layer_pair_near import layer_pair_near
+
+    given = make_options(options, 40, 22)
+    widths, states = [20, 2], [torch.randn(40, 18), torch.randn(40, 1), torch.randn(40, 5)]
+    mask, weight = given.get("mask"), given.get("weight")
+    nodes = None if mask is None else mask.nonzero().flatten()
+    near = torch.tensor([[True, False, True], [False, True, True]])
+    floats = (
+        torch.randn(22), torch.randn(24), torch.randn(22, 19), torch.randn(24, 19),
+        torch.randn(2, 3, 19),
+    )  # fmt: skip
+    for teacher in (torch.randn(40, 22).bfloat16(), torch.randn(22, 40).t()):
+        arguments = (
+            teacher.to(DEVICE), widths, [h.to(DEVICE, dtype) for h in states], nodes,
+            None if weight is None else weight.to(dtype),
+            *(x.to(DEVICE, dtype) for x in floats), near.to(DEVICE),
+        )  # fmt: skip
+        got, exact = layer_pair_near(*arguments), near_squares(*arguments)
+        assert torch.equal(got == 0, ~near.to(DEVICE)) and torch.equal(exact == 0, got == 0)
+        tolerance = 1e-12 if dtype == torch.float64 else 2e-6
+        torch.testing.assert_close(got, exact, rtol=tolerance, atol=0.0)
+        assert torch.equal(layer_pair_near(*arguments), got)
+
+
+def test_near_squares_of_no_pair_are_zero():
+    from abkd_fast.kernels.layer_pair_near import layer_pair_near
+
+    x = torch.full((40, 8), torch.nan, device=DEVICE)
+    rows = torch.zeros(8, device=DEVICE), torch.zeros(8, device=DEVICE)
+    maps = torch.zeros(8, 4, device=DEVICE), torch.zeros(8, 4, device=DEVICE)
+    offset, near = torch.zeros(1, 1, 4, device=DEVICE), torch.zeros(1, 1, device=DEVICE).bool()
+    assert layer_pair_near(x, [8], [x], None, None, *rows, *maps, offset, near).item() == 0.0

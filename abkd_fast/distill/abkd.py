@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from abkd_fast import ops
+from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._checks import check_choice, check_finite
 from abkd_fast.capture import Capture
+from abkd_fast.distill._unit_rows import unit_rows
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
 from abkd_fast.memory import transposed
@@ -18,7 +19,6 @@ from abkd_fast.ops import Moments, layer_pair
 from abkd_fast.teacher import TeacherCache
 
 MAPS = ("attention", "uniform", "last", "diagonal")
-_BLOCK = 4096
 
 
 class ABKD(Objective):
@@ -53,6 +53,7 @@ class ABKD(Objective):
     teacher_subspace: Tensor
     fixed_map: Tensor
     mask: Tensor | None
+    counted: Tensor | None  # indices of the mask
 
     def __init__(
         self,
@@ -105,10 +106,12 @@ class ABKD(Objective):
             self.teacher_embedding.requires_grad_(False)
             self.register_buffer("teacher_subspace", _glorot(a, self.subspace_dim, device))
         self.register_buffer("teacher_means", _block_means(teacher.means), persistent=False)
-        self.masked_moments = None
+        self.masked_moments, counted = None, None
         if self.mask is not None:
             self.mask = self.mask.to(device)
+            counted = self.mask.nonzero().flatten()
             self.masked_moments = teacher.moments_of(self.mask)
+        self.register_buffer("counted", counted, persistent=False)
         scale = None
         if self.normalize == "standardize":
             widths = torch.tensor(self.teacher_widths, device=device)
@@ -147,6 +150,7 @@ class ABKD(Objective):
             teacher_map = teacher_map.div_(self.teacher_scale)
         return teacher_map, ops.linear(self.student_embedding, subspace)
 
+    @without_autocast
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
     ) -> Tensor:
@@ -168,17 +172,21 @@ class ABKD(Objective):
     ) -> tuple[Tensor, Tensor]:
         """(mean(A * D), D) over the nodes at hand that count."""
         moments = self.masked_moments or teacher.moments
-        mask = self.mask if self.mask is None or nodes is None else self.mask[nodes]
+        # Indices, where they are known: the host waits to count a mask.
+        mask = self.counted if self.mask is None or nodes is None else self.mask[nodes]
         rows = teacher.states if nodes is None else teacher.rows(nodes)
         if self.pool:
-            means = student.means if mask is None else [h[mask].mean(0) for h in student.states]
+            means = student.means
+            if mask is not None:
+                means = [widened(state[mask]).mean(0) for state in student.states]
             return self._pooled(moments, means, attention, *self.maps())
+        states = [widened(state) for state in student.states]
         if self.normalize == "rows":
-            return _unit_rows(rows, student.states, mask, attention, *self.maps())
+            return unit_rows(rows, states, mask, attention, *self.maps())
         return layer_pair(
             rows,
             teacher.widths,
-            student.states,
+            states,
             attention,
             *self._stacked_maps(),
             moments=moments if nodes is None else None,
@@ -258,43 +266,3 @@ def _fixed_map(map: str | Tensor, num_teacher: int, num_student: int) -> Tensor:
         rows = torch.arange(num_teacher)
         fixed[rows, rows * num_student // num_teacher] = 1.0
     return fixed
-
-
-def _unit_rows(
-    teacher: Tensor,
-    states: Sequence[Tensor],
-    mask: Tensor | None,
-    attention: Tensor,
-    teacher_maps: Sequence[Tensor],
-    student_maps: Sequence[Tensor],
-) -> tuple[Tensor, Tensor]:
-    """Mean of A * D with projected rows of length 1, in node blocks recomputed in the backward."""
-    nodes = None if mask is None else mask.nonzero().flatten()
-    num_nodes = teacher.size(0) if nodes is None else nodes.numel()
-    r = attention.new_tensor(float(teacher_maps[0].size(1)))
-    total = attention.new_zeros(attention.shape)
-    for start in range(0, num_nodes, _BLOCK):
-        span = slice(start, start + _BLOCK)
-        rows = span if nodes is None else nodes[span]
-        block = [state[rows] for state in states]
-        total = total + checkpoint(
-            _unit_rows_block, teacher, rows, block, teacher_maps, student_maps, use_reentrant=False
-        )
-    dissimilarity = total / (num_nodes * r)
-    return (attention * dissimilarity).mean(), dissimilarity
-
-
-def _unit_rows_block(
-    teacher: Tensor,
-    rows: slice | Tensor,
-    states: Sequence[Tensor],
-    teacher_maps: Sequence[Tensor],
-    student_maps: Sequence[Tensor],
-) -> Tensor:
-    """sum_v |p_iv/|p_iv| - s_jv/|s_jv||^2 for one block, [T, S]."""
-    normalize = nn.functional.normalize
-    read = teacher[rows if isinstance(rows, slice) else rows.to(teacher.device)]
-    parts = read.to(teacher_maps[0]).split([m.size(0) for m in teacher_maps], dim=1)
-    p = [normalize(t @ m, dim=1) for t, m in zip(parts, teacher_maps, strict=True)]
-    s = [normalize(h @ m, dim=1) for h, m in zip(states, student_maps, strict=True)]
-    return torch.stack([torch.stack([(pi - sj).square().sum() for sj in s]) for pi in p])

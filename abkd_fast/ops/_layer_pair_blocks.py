@@ -108,9 +108,9 @@ def layer_sums(x: Tensor, runs: list[Run]) -> Tensor:
 
 
 def repeat_layers(x: Tensor, widths: list[int]) -> Tensor:
-    """Repeat entry i widths[i] times: [L, ...] -> [sum d, ...]."""
-    repeats = torch.tensor(widths, device=x.device)
-    return x.repeat_interleave(repeats, 0, output_size=sum(widths))
+    """Repeat entry i widths[i] times: [L, ...] -> [sum d, ...]; nothing is copied to the device."""
+    runs = find_runs(widths)
+    return torch.cat([x[run.layers].repeat_interleave(run.width, 0) for run in runs])
 
 
 def row_squares(x: Tensor, weight: Tensor | None) -> Tensor:
@@ -131,7 +131,7 @@ def select_nodes(
     mask: Tensor | None, weight: Tensor | None, dtype: torch.dtype
 ) -> tuple[Tensor | None, Tensor | None]:
     """Indices of the nodes that count (None = all) and their weights (None = 1)."""
-    nodes = None if mask is None else mask.nonzero().flatten()
+    nodes = mask if mask is None or mask.dtype == torch.int64 else mask.nonzero().flatten()
     return nodes, None if weight is None else weight.to(dtype)
 
 

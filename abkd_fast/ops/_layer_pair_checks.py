@@ -125,6 +125,9 @@ def check_nodes(
     num_nodes, width = teacher.shape
     if mask is not None and weight is not None:
         raise ValueError("mask and weight must not both be given; fold the mask into weight")
+    if mask is not None and mask.dtype == torch.int64:
+        check_tensor("mask", mask, dim=1, device=teacher.device)
+        mask = None
     for name, value, dtypes, size, letter in (
         ("shift", shift, DTYPES, width, "sum(widths)"),
         ("mask", mask, (torch.bool,), num_nodes, "N"),
@@ -137,6 +140,19 @@ def check_nodes(
             raise ValueError(f"{name} must be [{letter}={size}], got {list(value.shape)}")
         if value.requires_grad:
             raise ValueError(f"{name} must not require grad: it gets no gradient; detach it")
+
+
+def check_index(mask: Tensor | None, num_nodes: int) -> None:
+    """Check indices that stand for a mask; on a device without a word to the host."""
+    if mask is None or mask.dtype != torch.int64 or mask.numel() == 0:
+        return
+    # Kernels read and write at these rows, each of them once.
+    increase = (mask.diff() > 0).all() & (mask[0] >= 0) & (mask[-1] < num_nodes)
+    what = f"mask must hold increasing indices in [0, N={num_nodes})"
+    if mask.device.type != "cpu":
+        torch._assert_async(increase, what)
+    elif not bool(increase):
+        raise ValueError(f"{what}, got {mask.tolist()[:8]} ...; sort them, or pass [N] bool")
 
 
 def check_values(

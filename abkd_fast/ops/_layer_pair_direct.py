@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from abkd_fast import _backend
 from abkd_fast.ops._layer_pair_blocks import (
     Block,
+    NodeSet,
     Problem,
     Totals,
     Wanted,
@@ -18,7 +20,7 @@ from abkd_fast.ops._layer_pair_blocks import (
     spread,
     weighted_sum,
 )
-from abkd_fast.ops._layer_pair_stream import node_blocks
+from abkd_fast.ops._layer_pair_stream import node_blocks, sum_nodes
 
 
 def add_near_pairs(
@@ -30,6 +32,76 @@ def add_near_pairs(
     Work grows with the number of such pairs.
     """
     _Direct(problem, attention, near, wanted, totals).run()
+
+
+def correct_near_pairs(problem: Problem, near: Tensor, totals: Totals) -> None:
+    """Take D of the pairs where ``near`` [T, S] holds from their differences.
+
+    For a device: no step depends on which pairs these are, so the host waits for nothing. The
+    gradients stay as the pass left them: off by the rounding of p and s, as differences are too.
+    """
+    constants = (
+        problem.teacher_centre, problem.state_centre, problem.teacher_map, problem.student_map,
+        _offsets(problem), near,
+    )  # fmt: skip
+    read, no_gradient = torch.ops.abkd_fast.layer_pair_near, problem.state_gradients(False)
+    sums, _ = sum_nodes(
+        problem,
+        lambda t, h, nodes, w: (read(t, problem.widths, h, nodes, w, *constants), no_gradient),
+    )
+    norm = problem.count * problem.teacher_map.size(1)
+    totals.dissimilarity = torch.where(near, sums / norm, totals.dissimilarity)
+
+
+def near_squares(
+    teacher: Tensor,
+    widths: list[int],
+    states: list[Tensor],
+    nodes: Tensor | None,
+    weight: Tensor | None,
+    teacher_centre: Tensor,
+    centre: Tensor,
+    teacher_map: Tensor,
+    student_map: Tensor,
+    offset: Tensor,
+    near: Tensor,
+) -> Tensor:
+    """Sums over nodes w |(t_i - teacher_centre_i) M_i - (h_j - centre_j) N_j + offset_ij|^2.
+
+    Args:
+        teacher: as in ``_layer_pair_passes.moment_pass``, like all down to weight.
+        widths: d_i.
+        states: S of [N, d_j].
+        nodes: indices or None.
+        weight: w of the nodes, or None.
+        teacher_centre: [sum d_i] in the compute dtype, like all that follow but ``near``.
+        centre: [sum d_j].
+        teacher_map: M [sum d_i, r].
+        student_map: N [sum d_j, r].
+        offset: [T, S, r].
+        near: [T, S] bool, the pairs that are wanted.
+
+    Returns:
+        [T, S] float64, 0 for the other pairs.
+    """
+    given = NodeSet(teacher, widths, states, nodes, weight, centre)
+    total, wanted = given.zeros(*near.shape), near.nonzero().tolist()
+    maps, student_maps = teacher_map.split(widths), student_map.split(given.student_widths)
+    for block in given.blocks() if wanted else ():
+        t = (block.teacher - teacher_centre).split(widths, 1)
+        h = block.states.split(given.student_widths, 1)
+        for i, j in wanted:
+            difference = (t[i] @ maps[i] - h[j] @ student_maps[j]).add_(offset[i, j])
+            total[i, j] += row_squares(difference, block.weight)
+    return total
+
+
+def _offsets(problem: Problem) -> Tensor:
+    """What the centres contribute to p_i - s_j: [T, S, r] in the compute dtype."""
+    centre, shift = problem.teacher_rows(problem.teacher_centre)
+    q = problem.student_rows(problem.state_centre.double())
+    offset = centre if shift is None else centre - shift
+    return (offset[:, None] - q).to(problem.dtype)
 
 
 class _Direct:
@@ -46,10 +118,7 @@ class _Direct:
         if problem.shift is not None:
             self.teacher_offset = self.teacher_offset - problem.shift
         self.state_offset = problem.state_centre.double()
-        centre, shift = problem.teacher_rows(problem.teacher_centre)
-        q = problem.student_rows(self.state_offset)
-        offset = centre if shift is None else centre - shift
-        self.offset = (offset[:, None] - q).to(problem.dtype)  # [T, S, r]
+        self.offset = _offsets(problem)
         num_teacher, num_student = near.shape
         r = problem.teacher_map.size(1)
         self.gs = problem.empty(num_student * problem.block_size * r)
@@ -101,3 +170,12 @@ class _Direct:
             gp = gp if weight is None else gp.mul_(weight[:, None])
             self.gp_sum[i] += gp.sum(0)
             self.dteacher_map[columns] += t.t() @ gp
+
+
+def _pairs_shape(teacher: Tensor, widths: list[int], states: list[Tensor], *args: object) -> Tensor:
+    near = args[-1]
+    assert isinstance(near, Tensor)
+    return near.new_empty(near.shape, dtype=torch.float64)
+
+
+_backend.register("layer_pair_near", near_squares, _pairs_shape)

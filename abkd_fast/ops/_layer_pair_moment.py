@@ -54,7 +54,7 @@ def teacher_moments(
     Args:
         teacher: [N, sum(widths)] bfloat16/float32/float64.
         widths: width d_i of each of T layers.
-        mask: [N] bool, nodes that count.
+        mask: [N] bool, nodes that count, or their indices, int64 in increasing order.
         weight: [N] float32/float64 >= 0. Not together with mask.
         block: nodes converted to float64 at a time.
 
@@ -65,6 +65,7 @@ def teacher_moments(
     checks.check_nodes(teacher, None, mask, weight, teacher.device)
     if block < 1:
         raise ValueError(f"block must be >= 1, got {block}")
+    checks.check_index(mask, teacher.size(0))
     nodes, weight = select_nodes(mask, weight, torch.float64)
     num_rows = teacher.size(0) if nodes is None else nodes.numel()
     count = checks.check_values(teacher.size(0), nodes, weight, None)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._autocast import narrowed
 from abkd_fast._backend import register
 from abkd_fast._checks import check_choice, check_tensor
 from abkd_fast.graph import CSRGraph
@@ -19,6 +20,7 @@ ACTIVATIONS = ("none", "relu")
 ORDERS = ("aggregate_first", "transform_first")
 
 
+@narrowed
 def conv(
     graph: CSRGraph,
     x: Tensor,
@@ -44,12 +46,12 @@ def conv(
     GCN's layer has neither residual nor identity mix; GCNII's has both (arXiv 2007.02133, eq. 5).
     Differentiable to any order in x, weight, bias, x_0 and ``graph.value``; the fused kernels
     serve the first derivative in all but ``graph.value``, a chain of simpler ops the rest.
-    Deterministic, and independent of the number of threads; the backward walks the kept transpose
-    (see :func:`abkd_fast.ops.spmm`).
+    Deterministic at any number of threads; the backward walks the kept transpose (see ``spmm``).
 
     Args:
         graph: A, [num_dst, num_src].
         x: [num_src, in] float16/bfloat16/float32/float64. 16-bit tensors are computed in float32.
+            Under autocast x, weight, bias and x_0 are taken in its dtype.
         weight: W [in, out], dtype of x, any strides; None leaves the transform out.
         bias: [out], dtype of x, or None.
         x_0: [num_dst, in], dtype of x, or None: no residual.

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast import _seeds
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, check_tensor
 from abkd_fast.reference.dropout import op_dropout
@@ -45,8 +46,12 @@ def dropout(x: Tensor, p: float, seed: int | Tensor, layer: int = 0, step: int =
 
 
 def draw_seed() -> Tensor:
-    """A seed [] int64 from torch's default CPU generator, which checkpoints keep."""
-    return torch.randint(2**63 - 1, ())
+    """A seed [] int64 from torch's default CPU generator, which checkpoints keep.
+
+    Within :func:`abkd_fast._seeds.drawing_from`, the next seed of that buffer.
+    """
+    buffer = _seeds.current()
+    return torch.ops.abkd_fast.draw_seed() if buffer is None else buffer.take()
 
 
 def seed_tensor(seed: int | Tensor) -> Tensor:

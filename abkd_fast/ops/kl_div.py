@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._backend import register
-from abkd_fast._checks import FLOATS, check_tensor
+from abkd_fast._checks import FLOATS, accumulation_dtype, check_tensor
 from abkd_fast.reference.kl_div import kl_div as op_kl_div
 from abkd_fast.reference.kl_div import op_kl_div_backward
 
 
+@without_autocast
 def kl_div(
     logits: Tensor, target: Tensor, mask: Tensor | None = None, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
@@ -31,7 +33,7 @@ def kl_div(
     Args:
         logits: z [N, C] float16/bfloat16/float32/float64; 16-bit ones are computed in float32.
         target: labels [N] int64 in [0, C) where the mask is set, or log-probabilities log q [N, C]
-            in the dtype of logits.
+            in the dtype of logits, or in float32 where these are 16-bit.
         mask: [N] bool, the rows that count; None = all. Without rows the mean is NaN.
         temperature: tau > 0.
 
@@ -44,9 +46,7 @@ def kl_div(
     """
     _check(logits, target, mask, temperature)
     target = target.detach()
-    if logits.dtype in (torch.float16, torch.bfloat16):
-        logits = logits.float()
-        target = target.float() if target.is_floating_point() else target
+    logits, target = widened(logits), widened(target)
     try:
         return _KlDiv.apply(logits, target, mask, temperature)
     except (RuntimeError, IndexError):
@@ -60,7 +60,8 @@ def _check(logits: Tensor, target: Tensor, mask: Tensor | None, temperature: flo
     nodes, classes = logits.shape
     if classes == 0:
         raise ValueError(f"logits must be [N, C >= 1], got {list(logits.shape)}")
-    check_tensor("target", target, dtypes=(torch.int64, logits.dtype), device=logits.device)
+    floats = dict.fromkeys((logits.dtype, accumulation_dtype(logits)))
+    check_tensor("target", target, dtypes=(torch.int64, *floats), device=logits.device)
     shape = [nodes, classes] if target.is_floating_point() else [nodes]
     if list(target.shape) != shape:
         raise ValueError(f"target must be {shape}, got {list(target.shape)}")

@@ -8,10 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from abkd_fast.memory import empty_output
+from abkd_fast._autocast import autocast_dtype, widened, without_autocast
 from abkd_fast.ops import _layer_pair_checks as checks
 from abkd_fast.ops import _layer_pair_maps as _layer_pair_maps  # registers its ops
 from abkd_fast.ops import _layer_pair_passes as _layer_pair_passes
+from abkd_fast.ops._layer_pair_autograd import LayerPair
 from abkd_fast.ops._layer_pair_blocks import (
     Problem,
     Totals,
@@ -20,7 +21,7 @@ from abkd_fast.ops._layer_pair_blocks import (
     select_nodes,
     zero_totals,
 )
-from abkd_fast.ops._layer_pair_direct import add_near_pairs
+from abkd_fast.ops._layer_pair_direct import add_near_pairs, correct_near_pairs
 from abkd_fast.ops._layer_pair_moment import Moments as Moments
 from abkd_fast.ops._layer_pair_moment import run_moment
 from abkd_fast.ops._layer_pair_moment import teacher_moments as teacher_moments
@@ -53,8 +54,12 @@ def layer_pair(
     projections nearly coincide (D below 1/1000 of the squares it is a difference of) are summed
     again, without expanding the square. Sums over blocks are float64. Deterministic.
 
-    Precision: products are taken in the dtype of the student states. A bfloat16 teacher is
-    widened block by block, so the only error it adds is the rounding of its stored values.
+    On a GPU the host waits for nothing, but to count a bool ``mask`` and to add up a ``weight``:
+    pass indices for a mask that is used again and again. A CUDA graph can hold the call then.
+
+    Precision: products are taken in the dtype of the student states, and autocast changes that as
+    little as it does for torch's losses: 16-bit arguments are taken in float32. A bfloat16 teacher
+    is widened block by block, so the only error it adds is the rounding of its stored values.
 
     Args:
         teacher: [N, sum(widths)] bfloat16/float32/float64, all layers of a node side by side;
@@ -68,7 +73,8 @@ def layer_pair(
         moments: moments of the raw teacher under the same mask or weight
             (:func:`teacher_moments`); allows the moment form.
         shift: [sum(widths)] float32/float64, subtracted from the teacher.
-        mask: [N] bool, nodes that count; N is then their number.
+        mask: [N] bool, nodes that count, or their indices, int64 in increasing order; N is then
+            their number.
         weight: [N] float32/float64 >= 0, w; N is then its sum. Not together with mask.
 
     Returns:
@@ -76,12 +82,16 @@ def layer_pair(
 
     Raises:
         ValueError: names the argument, the expectation and the value. Teacher and states are
-            searched for NaN only after the result turned out not to be finite.
+            searched for NaN only after the result turned out not to be finite; on a GPU they are
+            not, and such a result is returned as it is.
     """
     checks.check_teacher(teacher, widths)
+    device = getattr(next(iter(student_states), None), "device", teacher.device)
+    if autocast_dtype(device.type) is not None:
+        attention, student_states = widened(attention), [widened(h) for h in student_states]
+        teacher_maps, student_maps = _widened(teacher_maps), _widened(student_maps)
     checks.check_states(teacher, student_states)
     checks.check_pairing(widths, student_states, attention, teacher_maps, student_maps)
-    device = student_states[0].device
     checks.check_nodes(teacher, shift, mask, weight, device)
     if moments is not None:
         checks.check_moments(moments, widths, device)
@@ -94,6 +104,10 @@ def layer_pair(
         teacher, widths, student_states, attention, teacher_map, student_map, moments, shift,
         mask, weight, use_moments,
     )  # fmt: skip
+
+
+def _widened(parts: Sequence[Tensor] | Tensor) -> list[Tensor] | Tensor:
+    return widened(parts) if isinstance(parts, Tensor) else [widened(part) for part in parts]
 
 
 def _stacked(maps: Sequence[Tensor] | Tensor) -> Tensor:
@@ -138,7 +152,6 @@ torch.library.define(
 )
 
 
-@torch.library.impl("abkd_fast::layer_pair", ("cpu", "cuda"))
 def _blocked(
     teacher: Tensor,
     widths: Sequence[int],
@@ -157,6 +170,7 @@ def _blocked(
 ) -> tuple[Tensor, ...]:
     """Loss, D and gradients of one call; ``mean`` and ``second`` choose the moment form."""
     dtype = student_states[0].dtype
+    checks.check_index(mask, teacher.size(0))
     nodes, weight = select_nodes(mask, weight, dtype)
     total = checks.check_values(teacher.size(0), nodes, weight, count)
     problem = Problem(
@@ -165,10 +179,9 @@ def _blocked(
         teacher_map, student_map, None if shift is None else shift.double(), total,
     )  # fmt: skip
     wanted = Wanted(want_teacher_map, want_student)
-    with torch.autocast(student_states[0].device.type, enabled=False):
-        totals = _run(problem, attention.double(), mean, second, wanted)
+    totals = _run(problem, attention.double(), mean, second, wanted)
     d = totals.dissimilarity
-    if not bool(d.isfinite().all()):
+    if d.device.type == "cpu" and not bool(d.isfinite().all()):  # a device's host does not wait
         small = {
             "attention": attention,
             "teacher_maps": teacher_map,
@@ -186,6 +199,9 @@ def _blocked(
         totals.dstudent_map.to(dtype) if want_student else attention.new_empty(0),
         totals.dstates if want_student else attention.new_empty(0, student_map.size(0)),
     )
+
+
+torch.library.impl("abkd_fast::layer_pair", ("cpu", "cuda"), _blocked)
 
 
 @torch.library.register_fake("abkd_fast::layer_pair")
@@ -209,6 +225,7 @@ def _shapes(
     )
 
 
+@without_autocast
 def _run(
     problem: Problem,
     attention: Tensor,
@@ -225,7 +242,9 @@ def _run(
 
     totals = run(attention)
     near = totals.dissimilarity < _NEAR * totals.magnitude
-    if bool(near.any()):
+    if near.device.type != "cpu":
+        correct_near_pairs(problem, near, totals)
+    elif bool(near.any()):
         d = totals.dissimilarity
         if bool(near.all()):
             totals = zero_totals(problem, wanted)
@@ -260,50 +279,5 @@ def _layer_pair(
     want_teacher_map = grad and teacher_map.requires_grad
     want_student = grad and any(tensor.requires_grad for tensor in student)
     constants = (mean, second, count, shift, mask, weight, want_teacher_map, want_student)
-    out = _LayerPair.apply(teacher, widths, constants, attention, teacher_map, *student)
+    out = LayerPair.apply(teacher, widths, constants, attention, teacher_map, *student)
     return out[0], out[1]
-
-
-class _LayerPair(torch.autograd.Function):
-    """The gradients are there after the forward; the backward scales them."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        teacher: Tensor,
-        widths: Sequence[int],
-        constants: tuple[Any, ...],
-        attention: Tensor,
-        teacher_map: Tensor,
-        student_map: Tensor,
-        *student_states: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        loss, dissimilarity, *gradients = torch.ops.abkd_fast.layer_pair(
-            teacher, widths, list(student_states), attention, teacher_map, student_map, *constants
-        )
-        ctx.save_for_backward(*gradients)
-        ctx.student_widths = [state.size(1) for state in student_states]
-        ctx.mark_non_differentiable(dissimilarity)
-        return loss, dissimilarity
-
-    @staticmethod
-    def backward(ctx: Any, *dout: Tensor) -> tuple[Tensor | None, ...]:
-        if torch.is_grad_enabled():
-            raise RuntimeError(
-                "layer_pair has no second derivative; differentiate without create_graph=True, "
-                "or use abkd_fast.reference.layer_pair"
-            )
-        *gradients, dstates = ctx.saved_tensors
-        gradients += dstates.split(ctx.student_widths, dim=1)
-        wanted = zip(gradients, ctx.needs_input_grad[3:], strict=True)
-        return (
-            None,
-            None,
-            None,
-            *(_scaled(gradient, dout[0]) if want else None for gradient, want in wanted),
-        )
-
-
-def _scaled(gradient: Tensor, dout: Tensor) -> Tensor:
-    """Gradient times a scalar, contiguous."""
-    return torch.mul(gradient, dout, out=empty_output(gradient, *gradient.shape))

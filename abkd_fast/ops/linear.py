@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._autocast import narrowed
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, check_choice, check_tensor
 from abkd_fast.memory import empty_output, transposed
@@ -18,12 +19,13 @@ ACTIVATIONS = ("none", "relu")
 _SMALL_WEIGHT = 4096  # elements
 
 
+@narrowed
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "none") -> Tensor:
     r"""out = act(x W^T + b), as ``torch.nn.functional.linear``.
 
     Differentiable to any order. Rows stream past a small weight in one pass, as in ``ops.conv``;
     larger products are torch's. On the CPU the result and the gradients lie in kept memory (see
-    :mod:`abkd_fast.memory`).
+    :mod:`abkd_fast.memory`). Under autocast x, W and b are taken in its dtype.
 
     Args:
         x: [N, in] float16/bfloat16/float32/float64, any strides.
@@ -46,7 +48,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, act: str = "no
         check_tensor("bias", bias, dim=1, dtypes=(x.dtype,), device=x.device)
         if bias.numel() != weight.size(0):
             raise ValueError(f"bias must be [out={weight.size(0)}], got {list(bias.shape)}")
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    if torch.compiler.is_compiling():
         return _differentiable(x, weight, bias, act)
     return _Linear.apply(x, weight, bias, act == "relu")
 

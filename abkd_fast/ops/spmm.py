@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from abkd_fast._autocast import narrowed
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, accumulation_dtype, check_choice, check_tensor
 from abkd_fast.graph import CSRGraph
@@ -23,6 +24,7 @@ from abkd_fast.reference.spmm import (
 REDUCTIONS = ("sum", "mean", "max", "min")
 
 
+@narrowed
 def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
     r"""Aggregate neighbour features over the incoming edges of every node.
 
@@ -43,7 +45,8 @@ def spmm(graph: CSRGraph, x: Tensor, reduce: str = "sum") -> Tensor:
         reduce: ``"sum"``, ``"mean"``, ``"max"`` or ``"min"``.
 
     Returns:
-        [num_dst, F], dtype of x; accumulated in float32 (float64 for float64).
+        [num_dst, F], dtype of x; accumulated in float32 (float64 for float64). Under autocast x
+        is taken in its dtype.
 
     Raises:
         ValueError: shapes, dtypes or devices do not fit.
