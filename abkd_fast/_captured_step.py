@@ -121,6 +121,8 @@ def reason_against(step: Step, config: TrainConfig) -> str | None:
         return f"the student is on {step.trained.device}, and CUDA graphs need a GPU"
     if config.schedule == "onecycle" and config.cycle_momentum:
         return "cycle_momentum changes Adam's first beta on the host"
+    if step.teacher is not None and step.teacher.streamed:
+        return f"the teacher's states stream from host memory ({step.teacher.storage})"
     return None
 
 

@@ -20,7 +20,7 @@ from abkd_fast.ops._layer_pair_blocks import (
     spread,
     weighted_sum,
 )
-from abkd_fast.ops._layer_pair_stream import node_blocks
+from abkd_fast.ops._layer_pair_stream import node_blocks, sum_nodes
 
 
 def add_near_pairs(
@@ -40,11 +40,15 @@ def correct_near_pairs(problem: Problem, near: Tensor, totals: Totals) -> None:
     For a device: no step depends on which pairs these are, so the host waits for nothing. The
     gradients stay as the pass left them: off by the rounding of p and s, as differences are too.
     """
-    sums = torch.ops.abkd_fast.layer_pair_near(
-        problem.teacher, problem.widths, problem.states, problem.nodes, problem.weight,
+    constants = (
         problem.teacher_centre, problem.state_centre, problem.teacher_map, problem.student_map,
         _offsets(problem), near,
     )  # fmt: skip
+    read, no_gradient = torch.ops.abkd_fast.layer_pair_near, problem.state_gradients(False)
+    sums, _ = sum_nodes(
+        problem,
+        lambda t, h, nodes, w: (read(t, problem.widths, h, nodes, w, *constants), no_gradient),
+    )
     norm = problem.count * problem.teacher_map.size(1)
     totals.dissimilarity = torch.where(near, sums / norm, totals.dissimilarity)
 

@@ -86,12 +86,12 @@ def layer_pair(
             not, and such a result is returned as it is.
     """
     checks.check_teacher(teacher, widths)
-    if autocast_dtype(teacher.device.type) is not None:
+    device = getattr(next(iter(student_states), None), "device", teacher.device)
+    if autocast_dtype(device.type) is not None:
         attention, student_states = widened(attention), [widened(h) for h in student_states]
         teacher_maps, student_maps = _widened(teacher_maps), _widened(student_maps)
     checks.check_states(teacher, student_states)
     checks.check_pairing(widths, student_states, attention, teacher_maps, student_maps)
-    device = student_states[0].device
     checks.check_nodes(teacher, shift, mask, weight, device)
     if moments is not None:
         checks.check_moments(moments, widths, device)
