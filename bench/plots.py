@@ -18,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from abkd_fast.plots import COLORS, STYLE
 
 Report = dict[str, Any]
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX*<>h"
 PLAIN = FuncFormatter(lambda value, _: f"{value:,.10g}")
 
 
@@ -68,7 +68,8 @@ def draw_roofline(reports: dict[str, Report]) -> Figure:
         ours = [point for point in found if point.op == op]
         label = "kl_div, linear, moments, max" if op == "rows" else op
         axis.scatter([p.gflop / p.gb for p in ours], [1e3 * p.gflop / p.ms for p in ours],
-                     s=18, color=COLORS[k], marker=MARKERS[k], label=label, alpha=0.8)  # fmt: skip
+                     s=18, color=COLORS[k % len(COLORS)], marker=MARKERS[k], label=label,
+                     alpha=0.8)  # fmt: skip
     axis.set(xscale="log", yscale="log", xlim=intensity, ylim=(0.2, 3 * gemm))
     axis.set(xlabel="operations a byte", ylabel="GFLOP/s")
     axis.xaxis.set_major_formatter(PLAIN)
