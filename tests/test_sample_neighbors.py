@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from abkd_fast._backend import backend
+from abkd_fast._backend import backend, backend_of
 from abkd_fast.graph import CSRGraph
 from abkd_fast.ops import sample_neighbors
 from abkd_fast.testing import random_graph, sample_graph, wide_indices
@@ -164,6 +164,8 @@ def test_refuses_a_rectangular_graph():
 
 
 def test_the_operator_checks_what_it_is_given():
+    if backend_of("sample_neighbors")[0] != "cpu":
+        pytest.skip("the kernel's own check, where it serves")
     graph, seed = star(4), torch.tensor(0)
     with pytest.raises(RuntimeError, match="twice"):
         torch.ops.abkd_fast.sample_neighbors(

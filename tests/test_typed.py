@@ -8,7 +8,7 @@ from helpers import small_data
 from typed_data import _replaced, typed_data
 
 import abkd_fast as af
-from abkd_fast import runs
+from abkd_fast._preflight import about_model
 from abkd_fast.cli import main
 from abkd_fast.config import ModelConfig, SettingError, TrainConfig
 from abkd_fast.data import GraphData
@@ -17,7 +17,7 @@ SHORT = TrainConfig(epochs=3, patience=None)
 
 
 def model_of(data, spec, **options):
-    return runs._about(spec, ModelConfig(dropout=0.2, **options), data).build()
+    return about_model(spec, ModelConfig(dropout=0.2, **options), data).build()
 
 
 @pytest.mark.parametrize("features", [True, False])
@@ -52,7 +52,7 @@ def test_features_of_every_type_are_used():
 def test_model_files_keep_the_types(tmp_path):
     data = typed_data()
     model = model_of(data, "rgcn-2x4").eval()
-    about = runs._about("rgcn-2x4", ModelConfig(dropout=0.2), data)
+    about = about_model("rgcn-2x4", ModelConfig(dropout=0.2), data)
     af.save_model(tmp_path / "model.safetensors", model, about)
     again, _ = af.load_model(tmp_path / "model.safetensors")
     arguments = data.arguments(model)
