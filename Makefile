@@ -27,7 +27,7 @@ demo: $(READY)
 	@echo "open report/index.html"
 
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow
