@@ -245,13 +245,10 @@ def test_batches_take_rows_of_a_mapped_cache(teacher, tmp_path):
 
 
 STEP = """
-import resource, sys, torch
+import sys, torch
 from abkd_fast import ABKD, Distiller, TeacherCache, TrainConfig, data
-from abkd_fast._machine import resident_bytes
-from abkd_fast.nn import GCN, MLP
-
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+from abkd_fast.metrics import peak_bytes as peak
+from abkd_fast.nn import GCN
 
 torch.manual_seed(0)
 nodes, layers, width = 40_000, 32, 64  # 328 MB of states
