@@ -287,5 +287,5 @@ def test_memory_of_a_cache_on_disk(tmp_path):
     layer = size / 32
     # Beyond what the teacher needs: a layer on its way to the disk, buffers.
     assert built < 2 * layer + 100e6 < size
-    assert trained < size / 2
-    assert figures["memory"][2] > size
+    assert trained < size
+    assert figures["memory"][2] - trained > size  # the states are what disk saves
