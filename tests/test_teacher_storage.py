@@ -250,10 +250,15 @@ from abkd_fast import ABKD, Distiller, TeacherCache, TrainConfig, data
 from abkd_fast.metrics import peak_bytes as peak
 from abkd_fast.nn import GCN
 
+def train(cache, graph):
+    student = GCN(graph.num_features, 8, 3, graph.num_classes)
+    Distiller(cache, student, graph, ABKD(), config=TrainConfig(epochs=3), callbacks=[]).fit()
+
 torch.manual_seed(0)
 nodes, layers, width = 40_000, 32, 64  # 328 MB of states
+small = data.load("synthetic-dcsbm", num_nodes=1_000)  # loads the libraries that a run takes
+train(TeacherCache.build(GCN(small.num_features, 4, 3, small.num_classes), small), small)
 graph = data.load("synthetic-dcsbm", num_nodes=nodes)
-student = GCN(graph.num_features, 8, 3, graph.num_classes)
 teacher = GCN(graph.num_features, width, layers + 1, graph.num_classes)
 with torch.no_grad():
     teacher.eval()(graph.x, graph.graph)
@@ -264,8 +269,7 @@ if sys.argv[1] == "mmap":
 else:
     cache = TeacherCache.build(teacher, graph)
 built = peak()
-config = TrainConfig(epochs=3)
-Distiller(cache, student, graph, ABKD(), config=config, callbacks=[]).fit()
+train(cache, graph)
 print(cache.states.nbytes, built - before, peak() - before)
 """
 
@@ -287,5 +291,6 @@ def test_memory_of_a_cache_on_disk(tmp_path):
     layer = size / 32
     # Beyond what the teacher needs: a layer on its way to the disk, buffers.
     assert built < 2 * layer + 100e6 < size
-    assert trained < size
+    assert trained < size / 2
+    assert figures["memory"][2] > size
     assert figures["memory"][2] - trained > size  # the states are what disk saves
