@@ -179,7 +179,7 @@ def test_broken_archives(tmp_path, monkeypatch):
         read_ogb("ogbn-arxiv", tmp_path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/raw/edge.csv.gz", bytes(1_000_000))
-    monkeypatch.setattr("abkd_fast.data.raw_files.MAX_INFLATED", 1000)
+    monkeypatch.setattr("abkd_fast.data.zip_file.MAX_INFLATED", 1000)
     with pytest.raises(DataError, match="zip bomb"):
         read_ogb("ogbn-arxiv", tmp_path)
     with zipfile.ZipFile(path, "w") as archive:
@@ -255,3 +255,30 @@ def test_molbace(abkd_data):
     first = next(arrays.graphs())
     assert first["edge_index"][:, :4].tolist() == [[0, 1, 1, 2], [1, 0, 2, 1]]
     assert first["node_feat"].shape == (32, 9) and first["edge_feat"].shape[1] == 3
+
+
+def test_an_error_of_the_reader_is_not_the_files(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("raw/a.csv", "1,2\n")
+    with pytest.raises(RuntimeError, match="mine"), RawFiles(tmp_path / "a.zip").open("raw/a.csv"):
+        raise RuntimeError("mine")
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [(8, 1, "encrypted"), (10, 99, "compression method is not supported")],
+    ids=["encrypted", "unknown compression"],
+)
+def test_members_that_cannot_be_read(tmp_path, at, value, message):
+    file = tmp_path / "a.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("raw/a.csv", "1,2\n")
+    content = bytearray(file.read_bytes())
+    directory = content.index(b"PK\x01\x02")  # of flags at 8 and of the method at 10
+    content[directory + at] = content[at - 2] = value
+    file.write_bytes(bytes(content))
+    with (
+        pytest.raises(DataError, match=rf"a\.zip \[raw/a\.csv\]: not readable: .*{message}"),
+        RawFiles(file).open("raw/a.csv") as opened,
+    ):
+        opened.read()

@@ -11,8 +11,8 @@ from typing import IO, Any
 import numpy as np
 
 from abkd_fast.data.errors import DataError
-from abkd_fast.data.npy import MAX_INFLATED, MAX_RATIO
 from abkd_fast.data.raw_files import RawFiles
+from abkd_fast.data.zip_file import MAX_INFLATED, MAX_RATIO
 
 _BLOCK = 1 << 24
 _FRACTION = re.compile(rb"[.eEnN]|,,|\n,|,\n")  # 1.5, 1e3, nan, or a field that is empty

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import IO, Any
 
@@ -13,12 +10,10 @@ import numpy as np
 
 from abkd_fast.data.errors import DataError, blame
 from abkd_fast.data.safe_pickle import checked_csr, loads
+from abkd_fast.data.zip_file import DAMAGED, check_expansion, open_member, zip_members
 
 _CHUNK = 1 << 24
 _MAX_HEADER = 1 << 16
-MAX_INFLATED = 1 << 28  # compressed members above this many bytes must not expand more than
-MAX_RATIO = 200  # this many times
-_BROKEN = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, NotImplementedError)
 
 
 def read_npy(path: Path) -> np.ndarray[Any, Any]:
@@ -43,15 +38,9 @@ class NpzFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with blame(path):
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    members = archive.infolist()
-            except _BROKEN as error:
-                raise DataError(f"{path}: not a readable .npz file: {error}") from error
         self._members = {
             member.filename.removesuffix(".npy"): member
-            for member in members
+            for member in zip_members(path, ".npz file")
             if member.filename.endswith(".npy")
         }
         self.names = sorted(self._members)
@@ -72,16 +61,12 @@ class NpzFile:
         if name not in self._members:
             raise DataError(f"{source}: no such array; the file holds {', '.join(self.names)}")
         member = self._members[name]
-        if member.file_size > max(MAX_INFLATED, MAX_RATIO * member.compress_size):
-            raise DataError(
-                f"{source}: expands from {member.compress_size} to {member.file_size} bytes, which "
-                "looks like a zip bomb; if it is real, save it with numpy.savez (uncompressed)"
-            )
+        check_expansion(member, source)
         with blame(source):
             try:
-                with zipfile.ZipFile(self.path) as archive, archive.open(member) as file:
+                with open_member(self.path, member, source) as file:
                     return _read(file, member.file_size, source, objects=objects)
-            except (*_BROKEN, RuntimeError) as error:  # RuntimeError: encrypted
+            except DAMAGED as error:
                 raise DataError(f"{source}: not readable: {error}") from error
 
     def read_csr(self, parts: tuple[str, str, str, str]) -> Any:

@@ -6,16 +6,14 @@ import gzip
 import hashlib
 import shutil
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
 from abkd_fast.data.errors import DataError, blame
-from abkd_fast.data.npy import MAX_INFLATED, MAX_RATIO
+from abkd_fast.data.zip_file import DAMAGED, check_expansion, open_member, zip_members
 
-_BROKEN = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
 _PARTS = ("raw", "split", "mapping")
 
 
@@ -37,12 +35,7 @@ class RawFiles:
         self._members: dict[str, zipfile.ZipInfo] = {}
         if path.is_dir():
             return
-        with blame(path):
-            try:
-                with zipfile.ZipFile(path) as archive:
-                    members = [member for member in archive.infolist() if not member.is_dir()]
-            except _BROKEN as error:
-                raise DataError(f"{path}: not a readable zip archive: {error}") from error
+        members = [member for member in zip_members(path) if not member.is_dir()]
         for member in members:
             _check_member(path, member)
         top = _top(path, [member.filename for member in members])
@@ -88,7 +81,7 @@ class RawFiles:
                             yield cast(IO[bytes], expanded)
                     else:
                         yield stored
-            except _BROKEN as error:
+            except DAMAGED as error:
                 raise DataError(f"{where}: truncated or damaged: {error}") from error
 
     @contextmanager
@@ -97,7 +90,7 @@ class RawFiles:
             with (self.path / name).open("rb") as file:
                 yield file
             return
-        with zipfile.ZipFile(self.path) as archive, archive.open(self._members[name]) as member:
+        with open_member(self.path, self._members[name], self.where(name)) as member:
             yield member
 
     def copy(self, name: str, target: Path) -> None:
@@ -132,11 +125,7 @@ def _check_member(path: Path, member: zipfile.ZipInfo) -> None:
     name = PurePosixPath(member.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in member.filename:
         raise DataError(f"{path}: unsafe archive: holds a file called {member.filename[:80]!r}")
-    if member.file_size > max(MAX_INFLATED, MAX_RATIO * member.compress_size):
-        raise DataError(
-            f"{path} [{member.filename[:80]}]: expands from {member.compress_size} to "
-            f"{member.file_size} bytes, which looks like a zip bomb"
-        )
+    check_expansion(member, f"{path} [{member.filename[:80]}]")
 
 
 def _top(path: Path, names: list[str]) -> str:
