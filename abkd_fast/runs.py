@@ -29,13 +29,13 @@ from abkd_fast.config import (
     TeacherConfig,
 )
 from abkd_fast.data import GraphData
-from abkd_fast.distill import KD, Objective
+from abkd_fast.distill import Objective
 from abkd_fast.inductive import predict
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import load_model, save_model
+from abkd_fast.objective_settings import RunFacts
 from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
-from abkd_fast.task import MULTICLASS
 from abkd_fast.teacher import TeacherCache
 from abkd_fast.trainer import Distiller
 
@@ -55,14 +55,10 @@ def load_data(config: DataConfig) -> GraphData:
 
 def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
     """The objective named by ``config.objective``; the order of its terms does not matter."""
-    terms: list[Objective] = []
-    if "kd" in config.terms:
-        activation = "softmax" if data.task == MULTICLASS.name else "sigmoid"
-        terms.append(KD(**asdict(config.kd), activation=activation))
-    if "abkd" in config.terms:
-        # where steps see training rows only, those are all
-        terms.append(config.abkd.build(data.train_mask if data.training is data else None))
-    return sum(terms[1:], start=terms[0]) if terms else None
+    # where steps see training rows only, those are all
+    train_mask = data.train_mask if data.training is data else None
+    run = RunFacts(task=data.task, train_mask=train_mask)
+    return config.build_objective(config.objective, run)
 
 
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
@@ -152,9 +148,7 @@ _Teacher = tuple[TeacherCache, Tensor | None, str]
 
 def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     """The teacher's cache, scores and name: from a file, a function, or trained now."""
-    objective = build_objective(config, data)
-    needs_states = objective is not None and objective.needs_states
-    layers = config.teacher_layers if needs_states else ()
+    layers = config.teacher_layers if config.needs_states else ()
     if config.teacher_file is not None:
         return _from_file(config, config.teacher_file, data, layers)
     if ":" in config.teacher:
@@ -205,8 +199,7 @@ def _cache(
 
 def _check(config: DistillConfig, data: GraphData) -> None:
     """Find mistakes in the models, their layers and the folder before a teacher is trained."""
-    objective = build_objective(config, data)
-    if objective is not None and objective.needs_states:
+    if config.needs_states:
         check_layers("student", config.student, None, data)
         if config.trains_teacher:
             teacher = check_layers("teacher", config.teacher, config.teacher_layers, data)
