@@ -67,7 +67,7 @@ class TrainConfig:
 _OPTIONS = {  # of each family, beside dropout
     "gat": ("heads", "out_heads", "act", "v2"),
     "gcn": ("norm",),
-    "gcnii": ("alpha", "theta", "init"),
+    "gcnii": ("alpha", "theta", "init", "shared"),
     "mlp": ("norm",),
     "rgcn": ("num_bases",),
     "sage": ("norm", "aggr"),
@@ -88,6 +88,8 @@ class ModelConfig:
     """Graph-level data: mean or sum over a graph's nodes."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
+    shared: bool = False
+    """GCNII: one layer's weight at every depth (MustaD's student)."""
     norm: str | None = None
     """GCN, SAGE, MLP: batch_norm normalises before every ReLU."""
     aggr: str = "mean"
