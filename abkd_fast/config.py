@@ -143,6 +143,12 @@ class DistillConfig(ObjectiveSettings, DataConfig):
         return any(settings.objective.needs_states for settings in self.terms.values())
 
     @property
+    def further_teachers(self) -> list[Path]:
+        """Model files of the teachers that terms of the objective need beside --teacher."""
+        paths = [path for settings in self.terms.values() for path in settings.further_teachers]
+        return [path / "teacher.safetensors" if path.is_dir() else path for path in paths]
+
+    @property
     def trains_teacher(self) -> bool:
         """Whether --teacher is a model of ours that is trained unless it has been already."""
         return self.teacher_file is None and ":" not in self.teacher

@@ -1,44 +1,26 @@
-"""Typed settings of every distillation objective; their flags and their registry.
+"""Typed settings of every distillation objective: their flags and their registry.
 
 To add an objective: its class in ``distill/<name>.py``, its settings as a subclass of
-:class:`ObjectiveConfig` here, and a field of :class:`ObjectiveSettings`, whose name is what
+:class:`ObjectiveConfig`, and a field of :class:`ObjectiveSettings`, whose name is what
 ``--objective`` and the flags call it.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
 
-from torch import Tensor
-
+from abkd_fast._baseline_settings import AFDConfig as AFDConfig
+from abkd_fast._baseline_settings import ATConfig as ATConfig
+from abkd_fast._baseline_settings import FitNetsConfig as FitNetsConfig
+from abkd_fast._baseline_settings import GLNNConfig as GLNNConfig
+from abkd_fast._baseline_settings import GraphAKDConfig as GraphAKDConfig
+from abkd_fast._baseline_settings import MSKDConfig as MSKDConfig
+from abkd_fast._baseline_settings import MustaDConfig as MustaDConfig
+from abkd_fast._baseline_settings import SemCKDConfig as SemCKDConfig
 from abkd_fast._checks import check_choice
 from abkd_fast.distill import ABKD, KD, Objective
-from abkd_fast.task import MULTICLASS
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What an objective has to know of its run beside its settings."""
-
-    task: str = MULTICLASS.name
-    train_mask: Tensor | None = None
-    """[N] bool, among the rows that steps see; None = all."""
-
-
-@dataclass(frozen=True)
-class ObjectiveConfig:
-    """Settings of an objective: the keyword arguments of its class."""
-
-    objective: ClassVar[type[Objective]]
-
-    def __post_init__(self) -> None:
-        self.build(RunFacts())  # its checks
-
-    def build(self, run: RunFacts) -> Objective:
-        """The objective, for a run."""
-        del run
-        return self.objective(**asdict(self))
+from abkd_fast.objective_config import ObjectiveConfig as ObjectiveConfig
+from abkd_fast.objective_config import RunFacts as RunFacts
 
 
 @dataclass(frozen=True)
@@ -53,8 +35,7 @@ class KDConfig(ObjectiveConfig):
 
     def build(self, run: RunFacts) -> KD:
         """The objective, for a run on this task."""
-        activation = "softmax" if run.task == MULTICLASS.name else "sigmoid"
-        return KD(**asdict(self), activation=activation)
+        return KD(**asdict(self), activation=run.activation)
 
 
 @dataclass(frozen=True)
@@ -98,6 +79,14 @@ class ObjectiveSettings:
 
     kd: KDConfig = KDConfig()
     abkd: ABKDConfig = ABKDConfig()
+    glnn: GLNNConfig = GLNNConfig()
+    fitnets: FitNetsConfig = FitNetsConfig()
+    at: ATConfig = ATConfig()
+    afd: AFDConfig = AFDConfig()
+    semckd: SemCKDConfig = SemCKDConfig()
+    mskd: MSKDConfig = MSKDConfig()
+    graphakd: GraphAKDConfig = GraphAKDConfig()
+    mustad: MustaDConfig = MustaDConfig()
 
     def chosen(self, objective: str) -> dict[str, ObjectiveConfig]:
         """Settings by name of the terms of ``objective``, in the registry's order.

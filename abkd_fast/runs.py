@@ -53,12 +53,14 @@ def load_data(config: DataConfig) -> GraphData:
     return data.inductive() if config.inductive else data
 
 
-def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
-    """The objective named by ``config.objective``; the order of its terms does not matter."""
-    # where steps see training rows only, those are all
-    train_mask = data.train_mask if data.training is data else None
-    run = RunFacts(task=data.task, train_mask=train_mask)
-    return config.build_objective(config.objective, run)
+def build_objective(
+    config: DistillConfig, data: GraphData, teachers: Sequence[TeacherCache] = ()
+) -> Objective | None:
+    """The objective named by ``config.objective``; the order of its terms does not matter.
+
+    ``teachers`` are those that it needs beside the run's own.
+    """
+    return config.build_objective(config.objective, RunFacts.of(data, teachers))
 
 
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
@@ -85,6 +87,10 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         config = with_student(config, data, _call)
         _check(config, data)
         cache, logits, teacher_name = _teacher(config, data)
+        others = [
+            _from_file(config, path, data, None, f"teacher-cache-{i}")[0]
+            for i, path in enumerate(config.further_teachers, start=2)
+        ]
     writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):
@@ -95,7 +101,7 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
             data,
             seed,
             cache,
-            build_objective(config, data),
+            build_objective(config, data, others),
             logits,
             world,
         )
@@ -182,15 +188,16 @@ def _cache(
     data: GraphData,
     layers: str | Sequence[str] | None,
     name: str,
+    file: str = "teacher-cache",
 ) -> _Teacher:
     """States of what steps run on, kept as the settings say, and scores on all of the data.
 
-    Shows the memory that the run will need.
+    Shows the memory that the run will need. Kept on disk, they are in ``file``.
     """
     print(*plan_memory(config.student, data, config, teacher, layers), sep="\n", flush=True)
     dtype, storage, part = config.cache.torch_dtype, config.cache.storage, data.training
     if storage == "mmap":
-        path = config.out / "teacher-cache.safetensors"
+        path = config.out / f"{file}.safetensors"
         cache = TeacherCache.cached(path, teacher, part, storage, layers=layers, dtype=dtype)
     else:
         cache = TeacherCache.build(teacher, part, layers, dtype, storage=storage)
@@ -208,7 +215,11 @@ def _check(config: DistillConfig, data: GraphData) -> None:
 
 
 def _from_file(
-    config: DistillConfig, path: Path, data: GraphData, layers: str | Sequence[str] | None
+    config: DistillConfig,
+    path: Path,
+    data: GraphData,
+    layers: str | Sequence[str] | None,
+    file: str = "teacher-cache",
 ) -> _Teacher:
     model, about = load_model(path)
     if about.fingerprint != data.fingerprint():
@@ -216,7 +227,7 @@ def _from_file(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return _cache(config, model.to(data.y.device), data, layers, about.spec)
+    return _cache(config, model.to(data.y.device), data, layers, about.spec, file)
 
 
 def _call(name: str, data: GraphData) -> nn.Module:
