@@ -49,7 +49,7 @@ class AFDConfig(ObjectiveConfig):
     objective = AFD
     attention_dim: int = 128
     """Width of queries and keys."""
-    samples: int = 4096
+    samples: int = 1024
     """Nodes drawn in each step."""
     weight: float = 200.0
     """Weight."""
