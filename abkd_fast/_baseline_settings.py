@@ -87,6 +87,13 @@ class MSKDConfig(ObjectiveConfig):
         """Those of --mskd.teachers."""
         return self.teachers
 
+    def check_complete(self) -> None:
+        """Raise ValueError without further teachers."""
+        if not self.teachers:
+            raise ValueError(
+                "mskd.teachers must name one teacher or more beside --teacher, got none"
+            )
+
     def build(self, run: RunFacts) -> MSKD:
         """The objective, with the further teachers of the run."""
         return MSKD(**asdict(self) | {"teachers": run.teachers})
