@@ -1,7 +1,9 @@
-// spmm, sddmm and their relatives for one instruction set. No include guard: see simd_begin.h.
+// spmm, sddmm and their relatives for one instruction set. No include guard: see each_isa.h.
 //
 // A row of the output is owned by one thread and its edges are added in order, so results do not
 // depend on the number of threads; sum_kernel.h says what holds for rows that threads share.
+#include "by_dtype.h"
+#include "simd.h"
 #include "sum_kernel.h"
 
 // -- dispatch ------------------------------------------------------------------------------
@@ -36,21 +38,6 @@ struct ByWidth<Rows, T, I, 0> {
   (args).csr.arange ? function(T, Arange)(args, __VA_ARGS__) \
                     : ABKD_BY_INDEX(function, T, args, __VA_ARGS__)
 
-#define ABKD_BY_DTYPE(by, function, args, ...)   \
-  switch ((args).dtype) {                        \
-    case Dtype::kFloat32:                        \
-      by(function, float, args, __VA_ARGS__);    \
-      break;                                     \
-    case Dtype::kFloat64:                        \
-      by(function, double, args, __VA_ARGS__);   \
-      break;                                     \
-    case Dtype::kBFloat16:                       \
-      by(function, BFloat16, args, __VA_ARGS__); \
-      break;                                     \
-    case Dtype::kFloat16:                        \
-      by(function, Float16, args, __VA_ARGS__);  \
-      break;                                     \
-  }
 #define ABKD_BY_TYPE(function, args, ...) ABKD_BY_DTYPE(ABKD_BY_INDEX, function, args, __VA_ARGS__)
 
 #define ABKD_SUM(T, I) (ByWidth<SumRows, T, I, kLanes<T>>::run)
@@ -82,3 +69,6 @@ inline void spmm_extremum_dx(const ExtremumDxArgs& args, int64_t begin, int64_t 
 inline void spmm_extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin, int64_t end) {
   ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)
 }
+
+const SpmmKernels spmm_table = {spmm,  spmm_chunk,       spmm_add_chunks,     spmm_extremum,
+                                sddmm, spmm_extremum_dx, spmm_extremum_dvalue};
