@@ -32,17 +32,14 @@ def arxiv_section(report: dict[str, Any]) -> list[str]:
         f"{first['parameters']:,} parameters, random), its states of 2 x 750 in one cache;",
         "students with batch norm distilled from it with KD + ABKD. Every line is a fresh",
         "process; *peak* is its largest resident size, torch and the data included. With storage",
-        "`mmap` the states are a file, with `memory` all are held: a run that builds and distils in",
-        "one process peaks at the",
-        "larger of both lines. *load* is the machine's while the line was measured, on two cores:",
-        "times of lines with other loads do not compare.",
+        "`mmap` the states are a file, with `memory` all are held: a run that builds and distils",
+        "in one process peaks at the larger of both lines. *load* is the machine's while the line",
+        "was measured, on two cores: times of lines with other loads do not compare.",
         f"`python bench/bench_arxiv.py`. {machine(report)}",
         "",
         *table(["storage", "states", "states MB", "build s", "peak MB", "load"], builds),
         "",
-        *table(
-            ["student", "parameters", "storage", "states", "peak MB", "s a step", "load"], steps
-        ),
+        *table(head, steps),
         "",
     ]
 
