@@ -128,7 +128,7 @@ PyMODINIT_FUNC PyInit__C(void) {
       PyModuleDef_HEAD_INIT, "_C", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
   PyObject* module = PyModule_Create(&definition);
   if (module != nullptr) {
-    PyModule_AddStringConstant(module, "isa", abkd::cpu_isa());
+    PyModule_AddStringConstant(module, "isa", abkd::isa_name());
   }
   return module;
 }

@@ -1,4 +1,4 @@
-// What the passes of edge attention share. No include guard: see simd_begin.h.
+// What the passes of edge attention share. No include guard: see each_isa.h.
 //
 // Rows go by in blocks of whole rows: scores, their exponentials, the mask, then sums of features.
 // A row is never cut, so that nothing is kept between blocks.
@@ -185,4 +185,21 @@ __attribute__((noinline)) void softmax_end(int64_t count, int64_t heads, const A
         sum_in_parts<A, W>(count, [&](int64_t e) { return Load<W>::of(p + e * heads + h); });
     Store<W>::to(stats + heads + h, count == 0 ? Vec<A, W>{} : 1 / sum);
   });
+}
+
+// out = the weighted sums of a block's rows.
+template <typename T>
+void sum_features(const AttentionPass& pass, const AttentionBlock& block, const int64_t* node,
+                  const Acc<T>* p) {
+  const int64_t heads = pass.heads;
+  const int64_t row = heads * pass.width;
+  for (int64_t i = block.row; i < block.stop; ++i) {
+    const int64_t first = block.begin(i);
+    T* out = static_cast<T*>(pass.out) + i * row;
+    const Acc<T>* stats = static_cast<const Acc<T>*>(pass.stats) + i * 2 * heads;
+    const WeightedSums<T, T, 1> sums = {
+        static_cast<const T*>(pass.x), node + first, block.count(i), pass.ahead, heads, pass.width,
+        {p + first * heads},           {out},        stats + heads};
+    sums.run();
+  }
 }

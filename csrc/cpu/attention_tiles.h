@@ -1,4 +1,4 @@
-// Rows of several heads, and sums and products of them. No include guard: see simd_begin.h.
+// Rows of several heads, and sums and products of them. No include guard: see each_isa.h.
 //
 // A tile is G heads of V vectors each. Widths that are no multiple of the vector end in a vector
 // that overlaps the one before it: sums are computed twice, products count its `fresh` lanes only.

@@ -1,5 +1,5 @@
 // Scores and sums over edges of GATv2, whose terms mix both ends. No include guard: see
-// simd_begin.h.
+// each_isa.h.
 
 // score[e, head] = <att, leaky(u + fixed)> with u = gathered[node[e]], and, where wanted,
 // dots[e, head] = <gathered[node[e]], factor>.

@@ -1,4 +1,4 @@
-// Steps of a dense layer that go down the columns of a block. No include guard: see simd_begin.h.
+// Steps of a dense layer that go down the columns of a block. No include guard: see each_isa.h.
 
 // Rows summed in the features' own dtype before they are added in double.
 constexpr int64_t kColumnRows = 48;

@@ -43,7 +43,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const ForwardArgs& in, bool aggregate
     pass.out = features.data_ptr();
     pass.mask = mask;
     const int64_t scratch = conv_block_rows(width * sizeof(T)) * width;
-    Ranges(sources).run(kernels().transform, pass, scratch, nullptr, no_dweight,
+    Ranges(sources).run(dense_kernels().transform, pass, scratch, nullptr, no_dweight,
                         sources * width * width_out);
   } else if (mask != nullptr) {
     features = matrix(sources, width, dtype);
@@ -71,8 +71,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const ForwardArgs& in, bool aggregate
   const Ranges ranges(in.csr);
   std::vector<double> sums(ranges.count() * width_out);
   const int64_t product = aggregate_first ? rows * width * width_out : 0;
-  ranges.run(kernels().conv, pass, conv_block_rows(pass.width * sizeof(T)) * pass.width, &sums,
-             no_dweight, in.csr.edges() * pass.width + product);
+  ranges.run(dense_kernels().conv, pass, conv_block_rows(pass.width * sizeof(T)) * pass.width,
+             &sums, no_dweight, in.csr.edges() * pass.width + product);
   return {out, reduced<T>(sums, width_out, 1, dtype, {width_out}), mixed};
 }
 

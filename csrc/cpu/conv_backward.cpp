@@ -113,7 +113,7 @@ class Backward {
     const Ranges ranges(rows_);
     std::vector<double> sums(ranges.count() * width_out_);
     const int64_t scratch = conv_block_rows(width_out_ * sizeof(T)) * width_out_;
-    ranges.run(kernels().conv_grad, grad, scratch, &sums, &dweights_, work);
+    ranges.run(dense_kernels().conv_grad, grad, scratch, &sums, &dweights_, work);
     dbias_ = reduced<T>(sums, width_out_, 1, dtype_, {width_out_});
   }
 
@@ -123,7 +123,7 @@ class Backward {
     const int64_t widest = std::max(pass.width, pass.features_width);
     const int64_t scratch =
         conv_block_rows(widest * sizeof(T)) * (pass.width + pass.features_width);
-    ranges.run(kernels().conv, pass, scratch, no_sums, &dweights_,
+    ranges.run(dense_kernels().conv, pass, scratch, no_sums, &dweights_,
                work + in_.csr_t->edges() * pass.width);
   }
 

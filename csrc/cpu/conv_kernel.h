@@ -1,26 +1,8 @@
-// The fused layer, forward and backward, float and double. No include guard: see simd_begin.h.
+// The fused layer, forward and backward, float and double. No include guard: see each_isa.h.
 //
 // Rows go by in blocks that stay in cache from the aggregation to the last store. A block's sums
 // over rows are added to the caller's partial sums, so results depend on the caller's ranges of
 // rows and not on the threads that run them.
-
-// s = scale * s + residual_scale * residual, elementwise; residual may be null.
-template <typename T>
-void mix(T* s, int64_t count, T scale, const T* residual, T residual_scale) {
-  constexpr int W = kLanes<T>;
-  int64_t i = 0;
-  for (; i + W <= count; i += W) {
-    Vec<T, W> v = scale * Load<W>::of(s + i);
-    if (residual != nullptr) {
-      v += residual_scale * Load<W>::of(residual + i);
-    }
-    Store<W>::to(s + i, v);
-  }
-  for (; i < count; ++i) {
-    const T old = scale * s[i];
-    s[i] = residual == nullptr ? old : old + residual_scale * residual[i];
-  }
-}
 
 // Rows [begin, begin + rows) of scale * A x + residual_scale * residual, written to s.
 template <typename T>
@@ -30,7 +12,7 @@ void aggregate_block(const ConvPass& pass, int64_t begin, int64_t rows, T* s) {
   csr.rowptr = static_cast<const char*>(csr.rowptr) + begin * index;
   const SpmmArgs args = {csr,     pass.dtype, pass.value, pass.x, s,
                          nullptr, pass.width, false,      false,  pass.schedule};
-  spmm(args, 0, rows);
+  spmm_kernels().spmm(args, 0, rows);
   if (pass.scale != 1 || pass.residual != nullptr) {
     const T* residual = static_cast<const T*>(pass.residual);
     mix<T>(s, rows * pass.width, static_cast<T>(pass.scale),

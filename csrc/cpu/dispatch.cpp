@@ -24,26 +24,25 @@ bool has_avx2() {
 #endif
 }
 
-const Kernels& choose() {
+Isa choose() {
   const char* asked = std::getenv("ABKD_ISA");
   const bool baseline = asked != nullptr && std::strcmp(asked, "baseline") == 0;
   const bool avx2 = asked != nullptr && std::strcmp(asked, "avx2") == 0;
-  if (!baseline && !avx2 && kernels_avx512() != nullptr && has_avx512()) {
-    return *kernels_avx512();
+  if (!baseline && !avx2 && has_avx512()) {
+    return Isa::kAvx512;
   }
-  if (!baseline && kernels_avx2() != nullptr && has_avx2()) {
-    return *kernels_avx2();
-  }
-  return *kernels_baseline();
+  return !baseline && has_avx2() ? Isa::kAvx2 : Isa::kBaseline;
 }
 
 }  // namespace
 
-const Kernels& kernels() {
-  static const Kernels& chosen = choose();
+Isa isa() {
+  static const Isa chosen = choose();
   return chosen;
 }
 
-const char* cpu_isa() { return kernels().isa; }
+const char* isa_name() {
+  return isa() == Isa::kAvx512 ? "avx512" : isa() == Isa::kAvx2 ? "avx2" : "baseline";
+}
 
 }  // namespace abkd

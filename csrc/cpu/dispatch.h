@@ -73,8 +73,6 @@ struct ExtremumDvalueArgs {
   int64_t width;
 };
 
-struct LayerPairKernels;  // layer_pair.h
-
 // Element e of a tensor is dropped where word e % 4 of Philox4x32-10 is below `threshold`; its
 // counter is (e / 4 low, e / 4 high, layer, step), its key the seed.
 struct DropoutMask {
@@ -174,8 +172,6 @@ constexpr int64_t relational_block_rows(const RelationalPass& pass, int64_t byte
   return conv_block_rows(widest * bytes);
 }
 
-struct AttentionKernels;  // edge_attention.h
-
 constexpr int64_t kKlDivTile = 512;  // scores that kl_div works on at a time
 
 // Rows of class scores against labels or against log-probabilities; rows that the mask leaves out
@@ -196,34 +192,37 @@ struct KlDivArgs {
 // Each kernel fills rows [begin, end) of its output and nothing else. A chunk is edges [first,
 // stop) of one row; its sums [width] are in the accumulation dtype. sddmm fills edges [first,
 // stop).
-struct Kernels {
-  const char* isa;
+struct SpmmKernels {
   void (*spmm)(const SpmmArgs&, int64_t begin, int64_t end);
   void (*spmm_chunk)(const SpmmArgs&, int64_t first, int64_t stop, void* sums);
   void (*spmm_add_chunks)(const SpmmArgs&, int64_t row, void* sums, int64_t chunks);
-  void (*spmm_extremum)(const SpmmArgs&, int64_t begin, int64_t end);
   void (*sddmm)(const SddmmArgs&, int64_t first, int64_t stop);
-  void (*spmm_extremum_dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
-  void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
+};
+
+struct ExtremumKernels {
+  void (*extremum)(const SpmmArgs&, int64_t begin, int64_t end);
+  void (*dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
+  void (*dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
+};
+
+struct DenseKernels {
   void (*dropout)(const DropoutArgs&, int64_t begin, int64_t end);  // elements
-  const LayerPairKernels* layer_pair;
+  void (*random_words)(const DropoutMask&, uint64_t first, int64_t count, uint32_t* words);
   void (*conv)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
   void (*transform)(const ConvPass&, const ConvPartial&, int64_t begin, int64_t end);
   void (*conv_grad)(const ConvGrad&, const ConvPartial&, int64_t begin, int64_t end);
+  void (*relational)(const RelationalPass&, const ConvPartial&, int64_t begin, int64_t end);
   double (*kl_div)(const KlDivArgs&, int64_t begin, int64_t end, int64_t* correct);  // their sum
   void (*kl_div_grad)(const KlDivArgs&, int64_t begin, int64_t end);
-  void (*random_words)(const DropoutMask&, uint64_t first, int64_t count, uint32_t* words);
-  void (*relational)(const RelationalPass&, const ConvPartial&, int64_t begin, int64_t end);
-  const AttentionKernels* attention;
 };
 
-// Null where the compiler or the architecture has no such instructions.
-const Kernels* kernels_avx512();
-const Kernels* kernels_avx2();
-const Kernels* kernels_baseline();
-
 // The best the processor has; ABKD_ISA=avx2 or baseline asks for less (tests, bug reports).
-const Kernels& kernels();
-const char* cpu_isa();
+enum class Isa { kBaseline, kAvx2, kAvx512 };
+Isa isa();
+const char* isa_name();
+
+const SpmmKernels& spmm_kernels();
+const ExtremumKernels& extremum_kernels();
+const DenseKernels& dense_kernels();
 
 }  // namespace abkd

@@ -24,7 +24,7 @@ void parallel_dropout(const DropoutArgs& args, int64_t count) {
   constexpr int64_t kBlock = 1 << 14;  // a multiple of every kernel's batch of random words
   const int64_t blocks = (count + kBlock - 1) / kBlock;
   torch::stable::parallel_for(0, blocks, 4, [&](int64_t begin, int64_t end) {
-    kernels().dropout(args, begin * kBlock, std::min(end * kBlock, count));
+    dense_kernels().dropout(args, begin * kBlock, std::min(end * kBlock, count));
   });
 }
 

@@ -79,7 +79,7 @@ struct Attention {
     nodes.out = result.data_ptr();
     const ConvPartial none = {};
     parallel_ranges(count, parts_for(count, heads() * width()), [&](int64_t begin, int64_t end) {
-      kernels().attention->score(nodes, none, begin, end);
+      attention_kernels().score(nodes, none, begin, end);
     });
     return result;
   }
@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> edge_attention_cpu(
   pass.score_dst = score_dst.data_ptr();
   pass.stats = stats.data_ptr();
   pass.out = out.data_ptr();
-  run_pass(kernels().attention->attend, pass, Ranges(in.csr), 0, in.scores);
+  run_pass(attention_kernels().attend, pass, Ranges(in.csr), 0, in.scores);
   return {out, stats, score_src, score_dst};
 }
 
@@ -146,10 +146,9 @@ Gradients edge_attention_backward_cpu(Tensor rowptr, Tensor col, Tensor rowptr_t
   };
   const AttentionPass destinations = fill(in.pass(in.csr, sources));
   const Tensor first =
-      run_pass(kernels().attention->attend_dst, destinations, Ranges(in.csr), 2, in.scores);
+      run_pass(attention_kernels().attend_dst, destinations, Ranges(in.csr), 2, in.scores);
   const AttentionPass back = fill(in.pass(csr_t, rows));
-  const Tensor second =
-      run_pass(kernels().attention->attend_src, back, Ranges(csr_t), 2, in.scores);
+  const Tensor second = run_pass(attention_kernels().attend_src, back, Ranges(csr_t), 2, in.scores);
   const Tensor datt_dst =
       in.att_dst.has_value() ? part_of(other ? first : second, 1) : nothing(in.scores);
   return {dx, dx_dst, part_of(second, 0), datt_dst, dedge};

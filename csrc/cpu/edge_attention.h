@@ -58,9 +58,14 @@ struct AttentionKernels {
   Kernel attend;
   Kernel attend_dst;
   Kernel attend_src;  // of the transpose
-  Kernel attend_v2;
-  Kernel attend_v2_dst;
-  Kernel attend_v2_src;  // of the transpose
 };
+struct AttentionV2Kernels {
+  AttentionKernels::Kernel attend;
+  AttentionKernels::Kernel attend_dst;
+  AttentionKernels::Kernel attend_src;  // of the transpose
+};
+
+const AttentionKernels& attention_kernels();
+const AttentionV2Kernels& attention_v2_kernels();
 
 }  // namespace abkd

@@ -1,4 +1,14 @@
-// Attention scored node by node (GAT), forward and backward. No include guard: see simd_begin.h.
+// Attention scored node by node (GAT), forward and backward. No include guard: see each_isa.h.
+
+// clang-format off: each file uses the ones before it
+#include "simd.h"
+#include "philox.h"
+#include "exp.h"
+#include "mix.h"
+#include "by_dtype.h"
+#include "attention_tiles.h"
+#include "attention_blocks.h"
+// clang-format on
 
 // -- forward -------------------------------------------------------------------------------
 
@@ -20,23 +30,6 @@ __attribute__((noinline)) void row_scores(const AttentionPass& pass, const int64
       Store<W>::to(p + e * heads + h, leaky(score, slope));
     }
   });
-}
-
-// out = the weighted sums of a block's rows.
-template <typename T>
-void sum_features(const AttentionPass& pass, const AttentionBlock& block, const int64_t* node,
-                  const Acc<T>* p) {
-  const int64_t heads = pass.heads;
-  const int64_t row = heads * pass.width;
-  for (int64_t i = block.row; i < block.stop; ++i) {
-    const int64_t first = block.begin(i);
-    T* out = static_cast<T*>(pass.out) + i * row;
-    const Acc<T>* stats = static_cast<const Acc<T>*>(pass.stats) + i * 2 * heads;
-    const WeightedSums<T, T, 1> sums = {
-        static_cast<const T*>(pass.x), node + first, block.count(i), pass.ahead, heads, pass.width,
-        {p + first * heads},           {out},        stats + heads};
-    sums.run();
-  }
 }
 
 template <typename T>
@@ -380,3 +373,26 @@ void score_rows(const AttentionPass& pass, const ConvPartial&, int64_t begin, in
               pass.heads, pass.width, static_cast<Acc<T>*>(pass.out) + i * pass.heads);
   }
 }
+
+// -- dispatch ------------------------------------------------------------------------------
+
+#define ABKD_PASS(name, T, pass, ...) name##_rows<T>(pass, __VA_ARGS__)
+
+inline void score(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
+  ABKD_BY_DTYPE(ABKD_PASS, score, pass, to, begin, end)
+}
+inline void attend(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
+  ABKD_BY_DTYPE(ABKD_PASS, attend, pass, to, begin, end)
+}
+inline void attend_dst(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                       int64_t end) {
+  ABKD_BY_DTYPE(ABKD_PASS, attend_dst, pass, to, begin, end)
+}
+inline void attend_src(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
+                       int64_t end) {
+  ABKD_BY_DTYPE(ABKD_PASS, attend_src, pass, to, begin, end)
+}
+
+#undef ABKD_PASS
+
+const AttentionKernels attention_table = {score, attend, attend_dst, attend_src};

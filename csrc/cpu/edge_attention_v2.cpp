@@ -60,7 +60,7 @@ std::tuple<Tensor, Tensor> edge_attention_v2_cpu(Tensor rowptr, Tensor col, Tens
   AttentionPass pass = in.pass(in.csr, in.x.size(0));
   pass.stats = stats.data_ptr();
   pass.out = out.data_ptr();
-  run_pass(kernels().attention->attend_v2, pass, Ranges(in.csr), 0, in.scores);
+  run_pass(attention_v2_kernels().attend, pass, Ranges(in.csr), 0, in.scores);
   return {out, stats};
 }
 
@@ -91,9 +91,9 @@ std::tuple<Tensor, Tensor, Tensor> edge_attention_v2_backward_cpu(
   };
   const AttentionPass destinations = fill(in.pass(in.csr, sources));
   const Tensor datt =
-      run_pass(kernels().attention->attend_v2_dst, destinations, Ranges(in.csr), 1, in.scores);
+      run_pass(attention_v2_kernels().attend_dst, destinations, Ranges(in.csr), 1, in.scores);
   const AttentionPass back = fill(in.pass(csr_t, rows));
-  run_pass(kernels().attention->attend_v2_src, back, Ranges(csr_t), 0, in.scores);
+  run_pass(attention_v2_kernels().attend_src, back, Ranges(csr_t), 0, in.scores);
   return {dx, dx_dst, part_of(datt, 0)};
 }
 

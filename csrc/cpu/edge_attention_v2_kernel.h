@@ -1,7 +1,17 @@
 // Attention whose scores mix both ends of an edge first (GATv2). No include guard: see
-// simd_begin.h.
+// each_isa.h.
 //
 // Every pass forms the scores again from l_j + r_i, which it reads anyway.
+// clang-format off: each file uses the ones before it
+#include "simd.h"
+#include "philox.h"
+#include "exp.h"
+#include "mix.h"
+#include "by_dtype.h"
+#include "attention_tiles.h"
+#include "attention_blocks.h"
+#include "attention_v2_tiles.h"
+// clang-format on
 
 template <typename T>
 void attend_v2_rows(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
@@ -237,41 +247,21 @@ void attend_v2_src_rows(const AttentionPass& pass, const ConvPartial& to, int64_
 
 // -- dispatch ------------------------------------------------------------------------------
 
-#define ABKD_ANY_INDEX(function, T, args, ...) function(T)(args, __VA_ARGS__)
-#define ABKD_SCORE(T) (score_rows<T>)
-#define ABKD_ATTEND(T) (attend_rows<T>)
-#define ABKD_ATTEND_DST(T) (attend_dst_rows<T>)
-#define ABKD_ATTEND_SRC(T) (attend_src_rows<T>)
-#define ABKD_ATTEND_V2(T) (attend_v2_rows<T>)
-#define ABKD_ATTEND_V2_DST(T) (attend_v2_dst_rows<T>)
-#define ABKD_ATTEND_V2_SRC(T) (attend_v2_src_rows<T>)
+#define ABKD_PASS(name, T, pass, ...) name##_rows<T>(pass, __VA_ARGS__)
 
-inline void score(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
-  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_SCORE, pass, to, begin, end)
-}
-inline void attend(const AttentionPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
-  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND, pass, to, begin, end)
-}
-inline void attend_dst(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
-                       int64_t end) {
-  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_DST, pass, to, begin, end)
-}
-inline void attend_src(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
-                       int64_t end) {
-  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_SRC, pass, to, begin, end)
-}
 inline void attend_v2(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
                       int64_t end) {
-  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_V2, pass, to, begin, end)
+  ABKD_BY_DTYPE(ABKD_PASS, attend_v2, pass, to, begin, end)
 }
 inline void attend_v2_dst(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
                           int64_t end) {
-  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_V2_DST, pass, to, begin, end)
+  ABKD_BY_DTYPE(ABKD_PASS, attend_v2_dst, pass, to, begin, end)
 }
 inline void attend_v2_src(const AttentionPass& pass, const ConvPartial& to, int64_t begin,
                           int64_t end) {
-  ABKD_BY_DTYPE(ABKD_ANY_INDEX, ABKD_ATTEND_V2_SRC, pass, to, begin, end)
+  ABKD_BY_DTYPE(ABKD_PASS, attend_v2_src, pass, to, begin, end)
 }
 
-const AttentionKernels attention_table = {score,     attend,        attend_dst,   attend_src,
-                                          attend_v2, attend_v2_dst, attend_v2_src};
+#undef ABKD_PASS
+
+const AttentionV2Kernels attention_v2_table = {attend_v2, attend_v2_dst, attend_v2_src};

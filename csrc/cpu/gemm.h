@@ -1,4 +1,4 @@
-// Small dense products on blocks that are in cache already. No include guard: see simd_begin.h.
+// Small dense products on blocks that are in cache already. No include guard: see each_isa.h.
 //
 // A tile of C stays in registers while k passes by; nothing is packed. Columns that are no multiple
 // of the vector end in a vector that overlaps the one before it, in the same tile: both are read

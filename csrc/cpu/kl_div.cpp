@@ -92,7 +92,7 @@ std::tuple<Tensor, Tensor> kl_div_cpu(Tensor logits, Tensor target, OptionalTens
   std::vector<int64_t> rights(inputs.blocks());
   inputs.blocks(inputs.args(),
                 [&](const KlDivArgs& args, int64_t begin, int64_t end, int64_t block) {
-                  losses[block] = kernels().kl_div(args, begin, end, &rights[block]);
+                  losses[block] = dense_kernels().kl_div(args, begin, end, &rights[block]);
                 });
   double total = 0;
   int64_t right = 0;
@@ -125,7 +125,7 @@ Tensor kl_div_backward_cpu(Tensor dloss, Tensor logits, Tensor target, OptionalT
   given.dlogits = dlogits.data_ptr();
   given.scale = upstream / temperature / static_cast<double>(inputs.counted());
   inputs.blocks(given, [&](const KlDivArgs& args, int64_t begin, int64_t end, int64_t) {
-    kernels().kl_div_grad(args, begin, end);
+    dense_kernels().kl_div_grad(args, begin, end);
   });
   return dlogits;
 }

@@ -35,7 +35,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_cpu(
                              doubles(maps),
                              k.data_ptr()};
     parallel_each(layers.count(), 0,
-                  [&](void*, int64_t layer) { kernels().layer_pair->weigh(weigh, layer); });
+                  [&](void*, int64_t layer) { layer_pair_kernels().weigh(weigh, layer); });
   }
   const int64_t size = (layers.total() + width + 1) * ld;
   GroupTotals totals(given.set(), size, given.teacher_bytes());
@@ -44,8 +44,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_cpu(
       row_padded.data_ptr(), totals.data(),       size,
       dstates.data_ptr()};
   parallel_each(
-      totals.groups(), kernels().layer_pair->moment_scratch(args),
-      [&](void* scratch, int64_t group) { kernels().layer_pair->moment(args, scratch, group); });
+      totals.groups(), layer_pair_kernels().moment_scratch(args),
+      [&](void* scratch, int64_t group) { layer_pair_kernels().moment(args, scratch, group); });
   Tensor cross = empty_output({layers.total(), width}, ScalarType::Double);
   Tensor second = empty_output({width, width}, ScalarType::Double);
   Tensor sum = empty_output({width}, ScalarType::Double);
@@ -126,10 +126,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> layer_pair_projection
                                want_teacher_map,     want_student,
                                totals.data(),        size,
                                dstates.data_ptr()};
-  parallel_each(totals.groups(), kernels().layer_pair->projection_scratch(args),
-                [&](void* scratch, int64_t group) {
-                  kernels().layer_pair->projection(args, scratch, group);
-                });
+  parallel_each(
+      totals.groups(), layer_pair_kernels().projection_scratch(args),
+      [&](void* scratch, int64_t group) { layer_pair_kernels().projection(args, scratch, group); });
   totals.collect(squares, 1, 1);
   totals.collect(sums, r, ld);
   totals.collect(cross, 1, 1);

@@ -152,4 +152,6 @@ struct LayerPairKernels {
   void (*moment_maps)(const MomentMapsArgs&, void* scratch, int64_t layer);
 };
 
+const LayerPairKernels& layer_pair_kernels();
+
 }  // namespace abkd

@@ -1,6 +1,8 @@
-// layer_pair for one instruction set. No include guard: see simd_begin.h.
+// layer_pair for one instruction set. No include guard: see each_isa.h.
 
 // clang-format off: each file needs those before it
+#include "simd.h"
+#include "gemm.h"
 #include "layer_pair_nodes.h"
 #include "layer_pair_moment_kernel.h"
 #include "layer_pair_score.h"

@@ -22,8 +22,8 @@ Tensor layer_pair_rows_cpu(Tensor rows, Tensor maps, std::vector<int64_t> widths
   const RowsArgs args = {layers.view(dtype, right.data_ptr(), maps.size(1)), doubles(left),
                          rows.size(0), static_cast<double*>(out.data_ptr())};
   parallel_each(
-      layers.count(), kernels().layer_pair->rows_scratch(args),
-      [&](void* scratch, int64_t layer) { kernels().layer_pair->rows(args, scratch, layer); });
+      layers.count(), layer_pair_kernels().rows_scratch(args),
+      [&](void* scratch, int64_t layer) { layer_pair_kernels().rows(args, scratch, layer); });
   return out;
 }
 
@@ -42,8 +42,8 @@ Tensor layer_pair_products_cpu(Tensor teacher_map, Tensor student_map,
   const ProductArgs args = {layers.view(dtype, m.data_ptr(), r), doubles(n_t), width,
                             static_cast<double*>(products.data_ptr())};
   parallel_each(
-      layers.count(), kernels().layer_pair->products_scratch(args),
-      [&](void* scratch, int64_t layer) { kernels().layer_pair->products(args, scratch, layer); });
+      layers.count(), layer_pair_kernels().products_scratch(args),
+      [&](void* scratch, int64_t layer) { layer_pair_kernels().products(args, scratch, layer); });
   return products;
 }
 
@@ -115,9 +115,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> layer_pair_moment_maps_cpu(
                                static_cast<double*>(inner.data_ptr()),
                                want_teacher_map ? dteacher_map.data_ptr() : nullptr,
                                want_student ? static_cast<double*>(parts.data_ptr()) : nullptr};
-  parallel_each(layers.count(), kernels().layer_pair->moment_maps_scratch(args),
+  parallel_each(layers.count(), layer_pair_kernels().moment_maps_scratch(args),
                 [&](void* scratch, int64_t layer) {
-                  kernels().layer_pair->moment_maps(args, scratch, layer);
+                  layer_pair_kernels().moment_maps(args, scratch, layer);
                 });
   if (want_student) {
     sum_groups(args.cross_map, layers.count(), width * r, width, r, r,

@@ -1,5 +1,5 @@
 // What layer_pair computes from maps and moments alone, one layer at a time, in float64.
-// No include guard: see simd_begin.h.
+// No include guard: see each_isa.h.
 
 inline int64_t widest(const MapsView& maps) {
   int64_t width = 0;

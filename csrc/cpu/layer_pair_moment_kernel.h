@@ -1,4 +1,4 @@
-// The node pass of layer_pair's moment form. No include guard: see simd_begin.h.
+// The node pass of layer_pair's moment form. No include guard: see each_isa.h.
 //
 // An element of the teacher, once in a register, feeds both products: the row of C = t~^T h~ that
 // belongs to its column, and the row of t K that belongs to its node. Tiles of kTileRows nodes by a

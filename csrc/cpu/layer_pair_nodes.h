@@ -1,5 +1,5 @@
 // Blocks of nodes for layer_pair's kernels: rows widened to the compute dtype, and scratch memory.
-// No include guard: see simd_begin.h.
+// No include guard: see each_isa.h.
 
 // Hands out aligned buffers; on a null base it only counts the bytes.
 struct Scratch {

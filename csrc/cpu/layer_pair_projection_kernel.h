@@ -1,4 +1,4 @@
-// The node pass of layer_pair's projection form. No include guard: see simd_begin.h.
+// The node pass of layer_pair's projection form. No include guard: see each_isa.h.
 //
 // A block of nodes goes by in panels of up to kPanelLayers teacher layers, small enough for the
 // second-level cache: project, score against the projected student, form the residuals, multiply

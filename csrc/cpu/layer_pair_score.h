@@ -1,5 +1,5 @@
 // Sums over blocks of projected nodes, [rows, r] with r a multiple of all vectors, and row-wise
-// updates of them. No include guard: see simd_begin.h.
+// updates of them. No include guard: see each_isa.h.
 //
 // At most kSumRows values are summed in the compute dtype, in every lane; the rest in float64.
 

@@ -41,7 +41,7 @@ Tensor forward(const LinearShape& shape, const Tensor& x, const Tensor& weight,
   const Ranges ranges(shape.rows);
   std::vector<double> sums(ranges.count() * shape.width_out);
   std::vector<T>* const no_dweight = nullptr;
-  ranges.run(kernels().transform, pass, 0, &sums, no_dweight, shape.products());
+  ranges.run(dense_kernels().transform, pass, 0, &sums, no_dweight, shape.products());
   return out;
 }
 
@@ -74,7 +74,7 @@ Gradients backward(const LinearShape& shape, const Tensor& dout, const OptionalT
   std::vector<double> sums(ranges.count() * shape.width_out);
   std::vector<T> dweights(want_weight ? ranges.count() * weights : 0);
   const int64_t scratch = conv_block_rows(shape.width_out * sizeof(T)) * shape.width_out;
-  ranges.run(kernels().conv_grad, grad, scratch, &sums, &dweights,
+  ranges.run(dense_kernels().conv_grad, grad, scratch, &sums, &dweights,
              shape.products() * (int64_t{want_x} + want_weight));
   Tensor dweight_t = nothing(shape.dtype);
   if (want_weight) {

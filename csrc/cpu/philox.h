@@ -1,5 +1,5 @@
 // Philox4x32-10 (Salmon, Moraes, Dror, Shaw, SC 2011) and the dropout made of it. No include guard:
-// see simd_begin.h.
+// see each_isa.h.
 //
 // A counter's four words sit in four vectors of 64-bit lanes, because the multiplication of two
 // 32-bit words gives 64 bits. Only the lower half of a lane counts; what rounds leave in the upper

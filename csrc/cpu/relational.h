@@ -123,7 +123,7 @@ void run_pass(const RelationalPass& pass, const Ranges& ranges, int64_t work,
               std::vector<double>* sums = nullptr, std::vector<T>* dweight = nullptr) {
   const int64_t widths = pass.width + pass.features_width + pass.width_out;
   const int64_t scratch = relational_block_rows(pass, sizeof(T)) * widths;
-  ranges.run(kernels().relational, pass, scratch, sums, dweight, work);
+  ranges.run(dense_kernels().relational, pass, scratch, sums, dweight, work);
 }
 
 }  // namespace abkd

@@ -1,4 +1,4 @@
-// Blocks of rows of one relation, float and double. No include guard: see simd_begin.h.
+// Blocks of rows of one relation, float and double. No include guard: see each_isa.h.
 //
 // No two pairs of a relation have the same node, so ranges of pairs write to rows of their own.
 
@@ -26,7 +26,7 @@ const T* relational_sums(const RelationalPass& pass, int64_t start, int64_t rows
   csr.rowptr = static_cast<const I*>(csr.rowptr) + start;
   const SpmmArgs args = {csr,     pass.dtype, pass.value, pass.x, scratch,
                          nullptr, pass.width, pass.mean,  false,  pass.schedule};
-  spmm(args, 0, rows);
+  spmm_kernels().spmm(args, 0, rows);
   return scratch;
 }
 

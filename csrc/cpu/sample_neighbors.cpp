@@ -142,7 +142,7 @@ class Sampler {
       std::vector<uint32_t> words(count);
       const auto counters = static_cast<uint64_t>((count + 3) / 4);
       const uint64_t first = static_cast<uint64_t>(nodes_[row]) * counters;
-      kernels().random_words(draw.random, first, count, words.data());
+      dense_kernels().random_words(draw.random, first, count, words.data());
       choose(words.data(), degree(row), count, draw.replace, chosen);
     } else {
       std::iota(chosen, chosen + count, int64_t{0});

@@ -47,7 +47,7 @@ std::tuple<Tensor, Tensor> segment_csr_extremum_cpu(Tensor src, Tensor indptr, b
   args.arg = winners ? arg.data_ptr() : nullptr;
   args.maximum = maximum;
   parallel_rows(csr, width,
-                [&](int64_t begin, int64_t end) { kernels().spmm_extremum(args, begin, end); });
+                [&](int64_t begin, int64_t end) { extremum_kernels().extremum(args, begin, end); });
   return {out, arg};
 }
 

@@ -43,6 +43,13 @@ using Int = typename IntOf<T>::type;
 template <typename T>
 constexpr int kLanes = ABKD_VECTOR_BYTES / sizeof(Acc<T>);
 
+// Vectors of sums that a kernel keeps in registers at a time.
+#if ABKD_VECTOR_BYTES >= 64
+constexpr int kTile = 16;  // of 32 registers
+#else
+constexpr int kTile = 8;
+#endif
+
 template <typename V, typename T>
 inline V load_bits(const T* source) {
   V result;
@@ -193,3 +200,12 @@ template <typename T>
 struct LaneSum<T, 1> {
   static T of(Vec<T, 1> v) { return v[0]; }
 };
+
+// N vectors of W elements.
+template <typename T, int W, int N>
+inline void prefetch_tile(const T* source) {
+  constexpr int kPerLine = 64 / (W * static_cast<int>(sizeof(T)));
+  for (int k = 0; k < N; k += kPerLine > 1 ? kPerLine : 1) {
+    __builtin_prefetch(source + k * W);
+  }
+}

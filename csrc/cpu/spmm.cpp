@@ -79,7 +79,7 @@ std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col, std::opt
                          csr.edges(),
                          prefetch_distance(x.size(0), width, dtype)};
   parallel_rows(csr, width,
-                [&](int64_t begin, int64_t end) { kernels().spmm_extremum(args, begin, end); });
+                [&](int64_t begin, int64_t end) { extremum_kernels().extremum(args, begin, end); });
   return {out, arg};
 }
 
@@ -98,7 +98,7 @@ Tensor sddmm_cpu(Tensor rowptr, Tensor col, Tensor a, Tensor b) {
       csr.view(),     type,      left.data_ptr(), right.data_ptr(),
       out.data_ptr(), a.size(1), csr.rows(),      prefetch_distance(b.size(0), b.size(1), dtype)};
   parallel_ranges(csr.edges(), parts_for(csr.edges(), a.size(1)),
-                  [&](int64_t first, int64_t stop) { kernels().sddmm(args, first, stop); });
+                  [&](int64_t first, int64_t stop) { spmm_kernels().sddmm(args, first, stop); });
   return out;
 }
 
@@ -125,7 +125,7 @@ Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm, std::opt
                                out.data_ptr(),
                                width};
   parallel_rows(csr, width,
-                [&](int64_t begin, int64_t end) { kernels().spmm_extremum_dx(args, begin, end); });
+                [&](int64_t begin, int64_t end) { extremum_kernels().dx(args, begin, end); });
   return out;
 }
 
@@ -143,9 +143,8 @@ Tensor spmm_extremum_dvalue_cpu(Tensor rowptr, Tensor col, Tensor x, Tensor arg,
   const ExtremumDvalueArgs args = {
       csr.view(),     type, features.data_ptr(), winners.data_ptr(), gradient.data_ptr(),
       out.data_ptr(), width};
-  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
-    kernels().spmm_extremum_dvalue(args, begin, end);
-  });
+  parallel_rows(csr, width,
+                [&](int64_t begin, int64_t end) { extremum_kernels().dvalue(args, begin, end); });
   return out;
 }
 

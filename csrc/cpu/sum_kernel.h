@@ -5,11 +5,6 @@
 // it: the same sums are computed twice, and no lane is masked. A row of more than kChunk edges is
 // the sum of the sums of its chunks, so that threads can share it without changing a bit.
 
-#if ABKD_VECTOR_BYTES >= 64
-constexpr int kTile = 16;  // of 32 registers
-#else
-constexpr int kTile = 8;
-#endif
 constexpr int kChunkTile = 4;
 constexpr int64_t kOrdered = 256;  // rows that are taken by degree at a time
 
@@ -60,14 +55,6 @@ inline Edges<T, I> edges_of(const SpmmArgs& args, int64_t first, int64_t stop, i
           stop + args.schedule.ahead <= args.schedule.edges ? args.schedule.ahead : 0,
           static_cast<const T*>(args.x) + start,
           args.width};
-}
-
-template <typename T, int W, int N>
-inline void prefetch_tile(const T* source) {
-  constexpr int kPerLine = 64 / (W * static_cast<int>(sizeof(T)));
-  for (int k = 0; k < N; k += kPerLine > 1 ? kPerLine : 1) {
-    __builtin_prefetch(source + k * W);
-  }
 }
 
 // acc[k] += the edges' sum in N vectors of features, the last of them at `last`.

@@ -47,7 +47,7 @@ inline SumSchedule sum_schedule(const CsrTensors& csr, int64_t sources, int64_t 
 inline void sum_rows(const SpmmArgs& args, const CsrTensors& csr, ScalarType dtype) {
   const int64_t parts = parts_for(csr.rows() + csr.edges(), args.width);
   if (parts == 1) {
-    kernels().spmm(args, 0, csr.rows());
+    spmm_kernels().spmm(args, 0, csr.rows());
     return;
   }
   const SharedRows shared(csr, parts);
@@ -58,21 +58,21 @@ inline void sum_rows(const SpmmArgs& args, const CsrTensors& csr, ScalarType dty
   const int64_t bytes = args.width * bytes_of(accumulation_dtype(dtype));
   const Tensor scratch = empty_output({offset.back() * bytes}, ScalarType::Byte);
   char* const sums = static_cast<char*>(scratch.data_ptr());
-  const auto rows = [&](int64_t begin, int64_t end) { kernels().spmm(args, begin, end); };
+  const auto rows = [&](int64_t begin, int64_t end) { spmm_kernels().spmm(args, begin, end); };
   const auto chunks = [&](int64_t row, int64_t from, int64_t to) {
     const auto& split = shared.split();
     const int64_t slot = offset[std::lower_bound(split.begin(), split.end(), row) - split.begin()];
     for (int64_t chunk = from; chunk < to; ++chunk) {
       const int64_t first = csr.pointer(row) + chunk * kChunk;
       const int64_t stop = std::min(first + kChunk, csr.pointer(row + 1));
-      kernels().spmm_chunk(args, first, stop, sums + (slot + chunk) * bytes);
+      spmm_kernels().spmm_chunk(args, first, stop, sums + (slot + chunk) * bytes);
     }
   };
   torch::stable::parallel_for(
       0, parts, 1, [&](int64_t begin, int64_t end) { shared.visit(begin, end, rows, chunks); });
   for (size_t k = 0; k < shared.split().size(); ++k) {
-    kernels().spmm_add_chunks(args, shared.split()[k], sums + offset[k] * bytes,
-                              offset[k + 1] - offset[k]);
+    spmm_kernels().spmm_add_chunks(args, shared.split()[k], sums + offset[k] * bytes,
+                                   offset[k + 1] - offset[k]);
   }
 }
 
