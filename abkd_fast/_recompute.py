@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from abkd_fast import _seeds
+
+T = TypeVar("T")
 
 _LISTS = (nn.ModuleList, nn.ModuleDict, nn.Sequential)
 _NO_FORWARD = (nn.ParameterList, nn.ParameterDict)
@@ -60,7 +62,8 @@ def recomputing(model: nn.Module) -> Iterator[None]:
 def _run(layer: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
     """``forward`` of a layer, in a way that it can be run again."""
     versions = [buffer._version for buffer in layer.buffers()]
-    contexts = nullcontext(), _SeedsAgain()
+    call = _Call()
+    contexts = call.first(), _Again(call)
     out = checkpoint(forward, *args, use_reentrant=False, context_fn=lambda: contexts, **kwargs)
     if [buffer._version for buffer in layer.buffers()] != versions:
         raise ValueError(
@@ -70,21 +73,65 @@ def _run(layer: nn.Module, forward: Callable[..., Any], /, *args: Any, **kwargs:
     return out
 
 
-class _SeedsAgain(ExitStack):
-    """Seeds of ``ops.dropout`` from where the next one is taken now, each time it is entered.
-
-    Seeds that are drawn come from the generator, which :func:`checkpoint` sets back.
-    """
+class _Call:
+    """What the runs of one call of a layer have in common."""
 
     def __init__(self) -> None:
-        super().__init__()
         self._source = _seeds.current()
         self._count = 0 if self._source is None else self._source.count
+        self._decided: list[Any] = []
+        self._next = 0
 
-    def __enter__(self) -> _SeedsAgain:
+    def once(self, decide: Callable[[], T]) -> T:
+        if self._next == len(self._decided):
+            self._decided.append(decide())
+        self._next += 1
+        found: T = self._decided[self._next - 1]
+        return found
+
+    @contextmanager
+    def first(self) -> Iterator[None]:
+        """The run in the forward."""
+        global _current
+        before, _current = _current, self
+        try:
+            yield
+        finally:
+            _current = before
+
+    @contextmanager
+    def again(self) -> Iterator[None]:
+        """A run in the backward; seeds that it draws come from the generator, which is set back."""
+        self._next, count = 0, 0 if self._source is None else self._source.count
+        try:
+            with self.first(), _seeds.drawing_from(self._source):
+                if self._source is not None:
+                    self._source.count = self._count
+                yield
+        finally:
+            if self._source is not None:
+                self._source.count = count
+
+
+class _Again(ExitStack):
+    """Enters ``_Call.again`` anew whenever it is entered."""
+
+    def __init__(self, call: _Call) -> None:
+        super().__init__()
+        self._call = call
+
+    def __enter__(self) -> _Again:
         super().__enter__()
-        self.enter_context(_seeds.drawing_from(self._source))
-        if self._source is not None:
-            self.callback(setattr, self._source, "count", self._source.count)
-            self._source.count = self._count
+        self.enter_context(self._call.again())
         return self
+
+
+_current: _Call | None = None
+
+
+def once(decide: Callable[[], T]) -> T:
+    """``decide()``; where a layer runs again, what it was the first time.
+
+    For what depends on more than arguments, so that both runs compute the same.
+    """
+    return decide() if _current is None else _current.once(decide)
