@@ -170,7 +170,7 @@ def test_what_is_refused_by_name():
 
 def live_bytes(activations, recorded=False):
     """Of the results that a forward of a deep student leaves, in columns of 64 floats a node."""
-    nodes = 2000
+    nodes = 500
     model = GCNII(16, 64, 64, 3, dropout=0.0)
     graph = random_graph(nodes, mean_degree=4, seed=0)
     x = torch.randn(nodes, 16)
@@ -213,9 +213,9 @@ from abkd_fast import Distiller, TrainConfig, data
 from abkd_fast.metrics import peak_bytes
 from abkd_fast.nn import GCNII
 
-graph = data.load("synthetic-dcsbm", num_nodes=6000)
+graph = data.load("synthetic-dcsbm", num_nodes=3000)
 student = GCNII(graph.num_features, 64, 64, graph.num_classes)
-config = TrainConfig(epochs=2, activations=sys.argv[1] if len(sys.argv) > 1 else None)
+config = TrainConfig(epochs=1, activations=sys.argv[1] if len(sys.argv) > 1 else None)
 Distiller(None, student, graph, config=config, callbacks=[]).fit()
 print(peak_bytes())
 """
@@ -230,5 +230,5 @@ def test_the_peak_of_a_fresh_process_falls():
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout))
-    columns = 6000 * 64 * 4
+    columns = 3000 * 64 * 4
     assert peaks[0] - peaks[1] > 50 * columns and peaks[0] - peaks[2] > 50 * columns
