@@ -1,6 +1,6 @@
 """Memory and time of training with activations kept, stored in bfloat16 or computed again.
 
-    ABKD_DATA=DIR python bench/bench_activations.py [--threads 1] [--rounds 2] [--epochs 6]
+    ABKD_DATA=DIR python bench/bench_activations.py [--threads 1] [--rounds 2] [--epochs 5]
 
 Two runs on PubMed (19,717 nodes), float32, full batch: "teacher" trains GCNII 16 x 256 on labels;
 "distillation" trains GCNII 16 x 128 with KD + ABKD on a teacher whose states, 16 x 64, are random
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", choices=RUNS, default=list(RUNS))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("bench/results/activations-cpu.json"))
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -35,6 +35,11 @@ def test_recomputed_losses_and_gradients_are_bit_equal(model):
     assert_same(run(model, CONFIG), run(model, RECOMPUTE))
 
 
+def test_states_from_within_a_recomputed_layer():
+    layers = {"student_layers": "attention.lin"}
+    assert_same(run(Own, CONFIG, **layers), run(Own, RECOMPUTE, **layers))
+
+
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_recomputing_beside_every_objective(objective):
     config = replace(ONECYCLE, epochs=8)
