@@ -1,5 +1,6 @@
 """The memory plan against the peak of whole runs, and what it says when a run cannot fit."""
 
+import json
 import subprocess
 import sys
 
@@ -143,9 +144,13 @@ def test_the_command_shows_the_plan_and_keeps_the_cache_on_disk(tmp_path, capsys
     common = ["--train.epochs", "3", "--teacher-train.epochs", "3", "--teacher", "gcnii-3x8"]
     folders = ["--out", str(tmp_path / "out"), "--teachers", str(tmp_path / "teachers")]
     cache = ["--cache.storage", "mmap", "--cache.dtype", "bfloat16"]
+    common += ["--train.activations", "bfloat16", "--teacher-train.activations", "recompute"]
     main(["distill", *common, *folders, *cache])
     assert capsys.readouterr().out.count("memory needs ") == 2  # the teacher's training, this run
     path = tmp_path / "out" / "teacher-cache.safetensors"
+    config = json.loads((tmp_path / "out" / "metrics.json").read_text())["config"]
+    assert config["train"]["activations"] == "bfloat16"
+    assert config["teacher_train"]["activations"] == "recompute"
     kept = TeacherCache.load(path)
     assert kept.states.dtype == torch.bfloat16 and kept.widths == [8, 8, 8]
     written = path.stat().st_mtime_ns
