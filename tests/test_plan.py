@@ -59,7 +59,8 @@ def test_what_storage_and_dtype_change():
     assert whole.parts["teacher states"] == 60 * 6000 * 4 == 2 * half.parts["teacher states"]
     disk = parts(storage="mmap")
     assert disk.parts["teacher states"] == 0
-    assert disk.total < whole.total
+    needed = [plan.total - plan.parts["held now"] for plan in (disk, whole)]  # by the process: grows
+    assert needed[0] < needed[1]
     assert parts(teacher_layers="convs.[0-4]").parts["teacher states"] == 60 * 3000 * 4
     names = [name for name, _ in sorted(whole.parts.items(), key=lambda part: -part[1])]
     text = str(whole)
