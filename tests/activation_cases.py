@@ -13,7 +13,7 @@ from abkd_fast import ABKD, KD, Distiller, TeacherCache
 from abkd_fast.nn import GAT, GCN, GCNII, GATConv, GraphSAGE
 from abkd_fast.nn.linear import dropout
 
-CONFIG = replace(QUICK, epochs=8)
+CONFIG = replace(QUICK, epochs=5)
 RECOMPUTE = replace(CONFIG, activations="recompute")
 
 

@@ -42,7 +42,7 @@ def test_states_from_within_a_recomputed_layer():
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_recomputing_beside_every_objective(objective):
-    config = replace(ONECYCLE, epochs=8)
+    config = replace(ONECYCLE, epochs=5)
     results = [
         build(Distiller, "gcnii", objective, config=replace(config, activations=kind)).fit()
         for kind in (None, "recompute")
@@ -104,7 +104,7 @@ def test_a_static_step_draws_the_seeds_again(model):
 
 @pytest.mark.parametrize("activations", ["recompute", "bfloat16"])
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path, activations):
-    config = replace(ONECYCLE, checkpoint_every=2, activations=activations)
+    config = replace(ONECYCLE, checkpoint_every=2, epochs=12, activations=activations)
     whole = build(Distiller, "gcnii", "kd+abkd", config=config).fit()
     with pytest.raises(KeyboardInterrupt):
         build(Distiller, "gcnii", "kd+abkd", config=config, out=tmp_path, callbacks=[Stop(7)]).fit()

@@ -59,7 +59,7 @@ def test_what_storage_and_dtype_change():
     assert whole.parts["teacher states"] == 60 * 6000 * 4 == 2 * half.parts["teacher states"]
     disk = parts(storage="mmap")
     assert disk.parts["teacher states"] == 0
-    needed = [plan.total - plan.parts["held now"] for plan in (disk, whole)]  # by the process: grows
+    needed = [plan.total - plan.parts["held now"] for plan in (disk, whole)]  # what is held grows
     assert needed[0] < needed[1]
     assert parts(teacher_layers="convs.[0-4]").parts["teacher states"] == 60 * 3000 * 4
     names = [name for name, _ in sorted(whole.parts.items(), key=lambda part: -part[1])]
