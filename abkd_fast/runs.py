@@ -20,7 +20,7 @@ from abkd_fast import data as datasets
 from abkd_fast._preflight import about_model, check_layers, plan_memory
 from abkd_fast._storage import write_atomically
 from abkd_fast._student import with_student
-from abkd_fast.callbacks import ProgressBar
+from abkd_fast.callbacks import Callback, ProgressBar
 from abkd_fast.config import (
     DataConfig,
     DistillConfig,
@@ -70,7 +70,7 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     data = load_data(config)
     print(*plan_memory(config.model, data), sep="\n", flush=True)
     results = [
-        _fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
+        fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
     ]
     best = _best_on_validation(results)
     about = about_model(config.model, config.options, data)
@@ -88,11 +88,11 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         data = load_data(config)
         config = with_student(config, data, _call)
         _check(config, data)
-        cache, logits, teacher_name = _teacher(config, data)
+        cache, logits, teacher_name = find_teacher(config, data)
     writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):
-        result = _fit_seed(
+        result = fit_seed(
             config,
             config.student,
             config.student_options,
@@ -116,7 +116,7 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
     return _write(config.out, metrics, results, _best_on_validation(results))
 
 
-def _fit_seed(
+def fit_seed(
     config: TeacherConfig | DistillConfig,
     model: str,
     options: ModelConfig,
@@ -126,7 +126,9 @@ def _fit_seed(
     objective: Objective | None = None,
     teacher_logits: Tensor | None = None,
     world: World | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> DistillResult:
+    """Train one model, with a progress bar beside the ``callbacks``."""
     torch.manual_seed(seed)
     about = about_model(model, options, data)
     label = f"{model} seed {seed}"
@@ -134,7 +136,7 @@ def _fit_seed(
         "seed": seed,
         "config": config.train,
         "out": config.out / f"seed{seed}",
-        "callbacks": [ProgressBar(label)],
+        "callbacks": [ProgressBar(label), *callbacks],
         "teacher_logits": teacher_logits,
         "capture_step": config.capture_step,
         "batches": config.batches.build(data.training, seed, objective is None),
@@ -150,7 +152,7 @@ def _fit_seed(
 _Teacher = tuple[TeacherCache, Tensor | None, str]
 
 
-def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
+def find_teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     """The teacher's cache, scores and name: from a file, a function, or trained now."""
     objective = build_objective(config, data)
     needs_states = objective is not None and objective.needs_states
@@ -160,6 +162,14 @@ def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     if ":" in config.teacher:
         model = _call(config.teacher, data)
         return _cache(config, model.to(config.device), data, layers, config.teacher)
+    wanted = teacher_run(config, data)
+    if not (wanted.out / "teacher.safetensors").exists():
+        train_teacher(wanted, f"abkd-fast distill (teacher of {config.out})")
+    return _from_file(config, wanted.out / "teacher.safetensors", data, layers)
+
+
+def teacher_run(config: DistillConfig, data: GraphData) -> TeacherConfig:
+    """The run that trains the model ``--teacher`` names; its folder is named by all of it."""
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
@@ -176,10 +186,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     # Other settings or another split are another teacher.
     settings = [wanted.model, wanted.options, wanted.train, wanted.seeds, data.fingerprint()]
     key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-    out = config.teachers / f"{data.name}-{config.teacher}-{key}"
-    if not (out / "teacher.safetensors").exists():
-        train_teacher(replace(wanted, out=out), f"abkd-fast distill (teacher of {config.out})")
-    return _from_file(config, out / "teacher.safetensors", data, layers)
+    return replace(wanted, out=config.teachers / f"{data.name}-{config.teacher}-{key}")
 
 
 def _cache(
