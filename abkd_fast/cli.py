@@ -134,7 +134,7 @@ class StudyOptions:
     retry: bool = False
     """Run again what failed before."""
     place: Path | None = None
-    """Folder for teachers and logs; default: runs/study/ and the name of the file."""
+    """Folder for teachers and logs; default: runs/study."""
 
 
 def _study(argv: list[str]) -> None:
@@ -144,7 +144,8 @@ def _study(argv: list[str]) -> None:
     options = tyro.cli(StudyOptions, prog="abkd-fast study", args=argv)
     study = load_study(options.study, options.only, options.workers)
     failed = run_study(study, options.place, options.predict, options.retry)
-    print(f"results: {study.folder}")
+    if not options.predict:
+        print(f"results: {study.folder}")
     if failed:
         raise TrainingError(f"{len(failed)} runs failed:\n  " + "\n  ".join(failed))
 

@@ -26,7 +26,7 @@ def run_study(
 
     Args:
         study: the checked file.
-        place: folder for teachers and logs; None = runs/study/<name of the file>.
+        place: folder for teachers and logs; None = runs/study.
         predict_only: say how long it would take, and stop.
         retry: run again what failed before.
 
@@ -37,7 +37,7 @@ def run_study(
         ValueError: the folder is in use, or a record is damaged.
         KeyboardInterrupt: Ctrl-C; nothing that was finished is lost.
     """
-    place = Path("runs/study") / study.folder.name if place is None else place
+    place = Path("runs/study") if place is None else place
     console = Console(stderr=True)
     with exclusive(study.folder / "trials.jsonl"):
         schedule = Schedule(study, retry)

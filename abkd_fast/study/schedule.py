@@ -86,9 +86,10 @@ class Schedule:
             (entry for entry in frozen if entry is not None), key=lambda entry: -entry["val"]
         )
         joined = self.study.methods[rule.method]
-        return methods + [
+        further = [
             _join(joined, self.study.methods[entry["method"]]) for entry in ranked[: rule.count]
         ]
+        return methods + [m for m in further if m.name not in self.study.methods]
 
     def current(self, task: Task, method: Method) -> Recipe | None:
         """The frozen recipe of the search that the file describes now."""
