@@ -12,9 +12,11 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-import rich.progress  # noqa: F401  imported once, by the server that all runs are forked from
-import sklearn.metrics  # noqa: F401
+# Loaded once, by the server that all runs are forked from, and not by every run when it needs them.
+import rich.progress  # noqa: F401
+import safetensors.torch  # noqa: F401
 import torch
+import torch._dynamo  # of torch's optimisers
 from torch import Tensor
 
 from abkd_fast._preflight import about_model
