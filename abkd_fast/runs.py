@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +16,7 @@ from torch import Tensor, nn
 
 from abkd_fast import data as datasets
 from abkd_fast._preflight import about_model, check_layers, plan_memory
-from abkd_fast._storage import write_atomically
+from abkd_fast._run_metrics import best_on_validation, run_metrics, write_run
 from abkd_fast._student import with_student
 from abkd_fast.callbacks import Callback, ProgressBar
 from abkd_fast.config import (
@@ -29,13 +27,11 @@ from abkd_fast.config import (
     TeacherConfig,
 )
 from abkd_fast.data import GraphData
-from abkd_fast.distill import KD, Objective
+from abkd_fast.distill import Objective
 from abkd_fast.inductive import predict
-from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import load_model, save_model
-from abkd_fast.report import write_report
+from abkd_fast.objective_settings import RunFacts
 from abkd_fast.result import DistillResult
-from abkd_fast.task import MULTICLASS
 from abkd_fast.teacher import TeacherCache
 from abkd_fast.trainer import Distiller
 
@@ -53,16 +49,14 @@ def load_data(config: DataConfig) -> GraphData:
     return data.inductive() if config.inductive else data
 
 
-def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
-    """The objective named by ``config.objective``; the order of its terms does not matter."""
-    terms: list[Objective] = []
-    if "kd" in config.terms:
-        activation = "softmax" if data.task == MULTICLASS.name else "sigmoid"
-        terms.append(KD(**asdict(config.kd), activation=activation))
-    if "abkd" in config.terms:
-        # where steps see training rows only, those are all
-        terms.append(config.abkd.build(data.train_mask if data.training is data else None))
-    return sum(terms[1:], start=terms[0]) if terms else None
+def build_objective(
+    config: DistillConfig, data: GraphData, teachers: Sequence[TeacherCache] = ()
+) -> Objective | None:
+    """The objective named by ``config.objective``; the order of its terms does not matter.
+
+    ``teachers`` are those that it needs beside the run's own.
+    """
+    return config.build_objective(config.objective, RunFacts.of(data, teachers))
 
 
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
@@ -72,11 +66,11 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     results = [
         fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
     ]
-    best = _best_on_validation(results)
+    best = best_on_validation(results)
     about = about_model(config.model, config.options, data)
     save_model(config.out / "teacher.safetensors", results[best].student, about)
-    metrics = _metrics(data, results, config, config.model, command)
-    return _write(config.out, metrics, results, best)
+    metrics = run_metrics(data, results, config, config.model, command)
+    return write_run(config.out, metrics, results, best)
 
 
 def distill(config: DistillConfig, command: str = "", world: World | None = None) -> dict[str, Any]:
@@ -89,6 +83,7 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         config = with_student(config, data, _call)
         _check(config, data)
         cache, logits, teacher_name = find_teacher(config, data)
+        others = further_teachers(config, data)
     writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):
@@ -99,7 +94,7 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
             data,
             seed,
             cache,
-            build_objective(config, data),
+            build_objective(config, data, others),
             logits,
             world,
         )
@@ -107,13 +102,13 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         if writes:
             save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
         results.append(result)
-    metrics = _metrics(data, results, config, config.student, command)
+    metrics = run_metrics(data, results, config, config.student, command)
     metrics["objective"] = config.objective
     if metrics["teacher"] is not None:
         metrics["teacher"]["model"] = teacher_name
     if not writes:
         return metrics
-    return _write(config.out, metrics, results, _best_on_validation(results))
+    return write_run(config.out, metrics, results, best_on_validation(results))
 
 
 def fit_seed(
@@ -154,9 +149,7 @@ _Teacher = tuple[TeacherCache, Tensor | None, str]
 
 def find_teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     """The teacher's cache, scores and name: from a file, a function, or trained now."""
-    objective = build_objective(config, data)
-    needs_states = objective is not None and objective.needs_states
-    layers = config.teacher_layers if needs_states else ()
+    layers = config.teacher_layers if config.needs_states else ()
     if config.teacher_file is not None:
         return _from_file(config, config.teacher_file, data, layers)
     if ":" in config.teacher:
@@ -166,6 +159,14 @@ def find_teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     if not (wanted.out / "teacher.safetensors").exists():
         train_teacher(wanted, f"abkd-fast distill (teacher of {config.out})")
     return _from_file(config, wanted.out / "teacher.safetensors", data, layers)
+
+
+def further_teachers(config: DistillConfig, data: GraphData) -> list[TeacherCache]:
+    """Caches of the teachers that the objective needs beside ``--teacher``."""
+    return [
+        _from_file(config, path, data, None, f"teacher-cache-{i}")[0]
+        for i, path in enumerate(config.further_teachers, start=2)
+    ]
 
 
 def teacher_run(config: DistillConfig, data: GraphData) -> TeacherConfig:
@@ -195,15 +196,16 @@ def _cache(
     data: GraphData,
     layers: str | Sequence[str] | None,
     name: str,
+    file: str = "teacher-cache",
 ) -> _Teacher:
     """States of what steps run on, kept as the settings say, and scores on all of the data.
 
-    Shows the memory that the run will need.
+    Shows the memory that the run will need. Kept on disk, they are in ``file``.
     """
     print(*plan_memory(config.student, data, config, teacher, layers), sep="\n", flush=True)
     dtype, storage, part = config.cache.torch_dtype, config.cache.storage, data.training
     if storage == "mmap":
-        path = config.out / "teacher-cache.safetensors"
+        path = config.out / f"{file}.safetensors"
         cache = TeacherCache.cached(path, teacher, part, storage, layers=layers, dtype=dtype)
     else:
         cache = TeacherCache.build(teacher, part, layers, dtype, storage=storage)
@@ -212,8 +214,7 @@ def _cache(
 
 def _check(config: DistillConfig, data: GraphData) -> None:
     """Find mistakes in the models, their layers and the folder before a teacher is trained."""
-    objective = build_objective(config, data)
-    if objective is not None and objective.needs_states:
+    if config.needs_states:
         check_layers("student", config.student, None, data)
         if config.trains_teacher:
             teacher = check_layers("teacher", config.teacher, config.teacher_layers, data)
@@ -222,7 +223,11 @@ def _check(config: DistillConfig, data: GraphData) -> None:
 
 
 def _from_file(
-    config: DistillConfig, path: Path, data: GraphData, layers: str | Sequence[str] | None
+    config: DistillConfig,
+    path: Path,
+    data: GraphData,
+    layers: str | Sequence[str] | None,
+    file: str = "teacher-cache",
 ) -> _Teacher:
     model, about = load_model(path)
     if about.fingerprint != data.fingerprint():
@@ -230,7 +235,7 @@ def _from_file(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return _cache(config, model.to(data.y.device), data, layers, about.spec)
+    return _cache(config, model.to(data.y.device), data, layers, about.spec, file)
 
 
 def _call(name: str, data: GraphData) -> nn.Module:
@@ -246,70 +251,3 @@ def _call(name: str, data: GraphData) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise SettingError(f"{name} must return an nn.Module, got {type(model).__name__}")
     return model
-
-
-def _best_on_validation(results: Sequence[DistillResult]) -> int:
-    return max(range(len(results)), key=lambda i: results[i].metrics["student"]["val"])
-
-
-def _metrics(
-    data: GraphData,
-    results: Sequence[DistillResult],
-    config: TeacherConfig | DistillConfig,
-    model: str,
-    command: str,
-) -> dict[str, Any]:
-    runs = [result.metrics for result in results]
-    teacher = None
-    if runs[0]["teacher"] is not None:
-        teacher = _side([run["teacher"] for run in runs[:1]], "")
-    return {
-        "format": 1,
-        "dataset": {
-            "name": data.name,
-            "num_nodes": data.num_nodes,
-            "num_edges": (data.relations or data.graph).num_edges,
-            "num_features": data.num_features,
-            "num_classes": data.num_classes,
-            "synthetic": data.synthetic,
-            "task": data.task,
-        },
-        "metric": data.kind.metric,
-        "teacher": teacher,
-        "student": _side([run["student"] for run in runs], model),
-        "objective": "none",
-        "compression_ratio": runs[0]["compression_ratio"],
-        "step_ms": quantiles([r["step_ms"] for result in results for r in result.history]),
-        "peak_bytes": max(run["peak_bytes"] for run in runs),
-        "seeds": list(range(len(runs))),
-        "best_epoch": [run["best_epoch"] for run in runs],
-        "epochs": [run["epochs"] for run in runs],
-        "environment": environment(),
-        "config": json.loads(json.dumps(asdict(config), default=str)),
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _side(runs: Sequence[dict[str, Any]], model: str) -> dict[str, Any]:
-    main = {split: summarise([run[split] for run in runs]) for split in SPLITS}
-    names = runs[0]["scores"]["test"]
-    scores = {name: summarise([run["scores"]["test"][name] for run in runs]) for name in names}
-    return {"model": model, "parameters": runs[0]["parameters"], **main, "test_scores": scores}
-
-
-def _write(
-    out: Path, metrics: dict[str, Any], results: Sequence[DistillResult], best: int
-) -> dict[str, Any]:
-    text = json.dumps(metrics, indent=2) + "\n"
-    write_atomically(out / "metrics.json", lambda path: path.write_text(text))
-    write_report(
-        out,
-        metrics,
-        [result.history for result in results],
-        results[best].attention,
-        results[best].attention_history,
-        results[best].attention_epochs,
-        results[best].dissimilarity,
-    )
-    return metrics

@@ -30,6 +30,7 @@ from abkd_fast.runs import (
     build_objective,
     find_teacher,
     fit_seed,
+    further_teachers,
     load_data,
     teacher_run,
     train_teacher,
@@ -74,9 +75,12 @@ def run_cell(cell: Cell, place: Path) -> dict[str, Any]:
             untrained = Path(out) / "teacher.safetensors" if cell.kind == TIMING else None
             config = _with_teacher(config, data, untrained)
         cache, logits, _ = find_teacher(config, data)
+        others = further_teachers(config, data)
         if cell.kind == TRIAL:
             data = hide_test(data)
-            cache.data = None  # the same graph and features, other labels
+            for teacher in (cache, *others):
+                teacher.data = None  # the same graph and features, other labels
+        objective = build_objective(config, data, others)
         trace = Trace()
         result = fit_seed(
             config,
@@ -85,7 +89,7 @@ def run_cell(cell: Cell, place: Path) -> dict[str, Any]:
             data,
             cell.seed,
             cache,
-            build_objective(config, data),
+            objective,
             logits,
             callbacks=[trace],
         )
