@@ -70,10 +70,16 @@ def fake_record(cell):
         return {**cell.about(), "error": None, "used": {"val": 1.0, "test": 1.0}, "parameters": 99}
     rate = cell.settings.get("train.lr", 0.05)
     val = 90 - 100 * abs(rate - 0.04) + cell.seed + len(cell.settings["objective"])
-    record = {**cell.about(), "error": None, "val": val, "seconds": 1.0}
+    record = {**cell.about(), "error": None, "val": val, "seconds": 2.0, "processor": 1.0}
     if cell.kind == "final":
         costs = {"parameters": 20, "compression": 4.95, "latency_ms": 0.5, "peak_bytes": 2**28}
-        record |= {"test": 2 * val - 90, "train_seconds": 3.0, "teacher_sha256": "abc", **costs}
+        record |= {
+            "test": 2 * val - 90,
+            "train_seconds": 3.0,
+            "train_processor": 2.5,
+            "teacher_sha256": "abc",
+            **costs,
+        }
     return record
 
 

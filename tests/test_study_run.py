@@ -26,8 +26,10 @@ FILES = {
 TRIAL = {
     *("key", "dataset", "teacher", "student", "method", "seed", "search", "trial", "settings"),
     *("error", "val", "parameters", "epochs", "best_epoch", "step_ms", "peak_bytes", "seconds"),
+    "processor",
 }
-COSTS = {"seconds", "step_ms", "peak_bytes", "train_seconds", "latency_ms"}
+COSTS = {"seconds", "processor", "step_ms", "peak_bytes", "latency_ms"}
+COSTS |= {"train_seconds", "train_processor"}
 
 
 def read(folder, name):

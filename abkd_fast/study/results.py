@@ -20,7 +20,15 @@ from abkd_fast.study.statistics import Comparison, compare, interval
 
 COLUMNS = (
     *("dataset", "teacher", "student", "method", "recipe", "seed", "val", "test", "parameters"),
-    *("compression", "epochs", "best_epoch", "train_seconds", "step_ms", "latency_ms"),
+    *(
+        "compression",
+        "epochs",
+        "best_epoch",
+        "train_seconds",
+        "train_processor",
+        "step_ms",
+        "latency_ms",
+    ),
     *("peak_bytes", "teacher_test", "teacher_sha256", "settings"),
     *("abkd_fast", "torch", "python", "numpy", "cpu", "threads", "error"),
 )
@@ -95,7 +103,7 @@ def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:
 
     def write(temporary: Path) -> None:
         with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore", lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
 
@@ -128,7 +136,7 @@ def _rows(schedule: Schedule, task: Task) -> list[dict[str, Any]]:
             if record is not None:
                 flat = {**record, **record.get("environment", {}), **cell.about()}
                 flat["settings"] = json.dumps(flat["settings"], sort_keys=True)
-                rows.append({name: flat.get(name) for name in COLUMNS})
+                rows.append({name: flat.get(name) for name in COLUMNS} | {"key": cell.key})
     return rows
 
 

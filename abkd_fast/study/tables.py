@@ -13,7 +13,7 @@ from abkd_fast.study.schedule import Schedule
 MIB = 2**20
 _HEAD = (
     *("method", "test", "95 % interval", "validation", "n", "parameters", "fewer"),
-    *("training, s", "inference, ms", "peak, MiB"),
+    *("training, s (processor)", "inference, ms", "peak, MiB"),
 )
 _PAIRS = ("method", "against", "difference", "95 % interval", "t-test, p", "signed-rank, p", "n")
 
@@ -36,8 +36,8 @@ def markdown(schedule: Schedule, found: Sequence[TaskResult]) -> str:
         "standard deviation over n seeds; the interval is the 95 % BCa bootstrap of the mean.",
         f"Recipes were chosen on validation alone ({study.trials} trials x {study.trial_seeds}"
         " seeds for every method) and are in `recipes.json`.",
-        "Training and inference are medians over the runs, on a machine that ran"
-        f" {study.workers} at a time with {study.threads} thread(s) each.",
+        f"Costs are medians over the runs, {study.workers} at a time with {study.threads} thread(s)"
+        " each.",
     ]
     for result in found:
         lines += _section(result, "pipe")
@@ -111,7 +111,7 @@ def _row(summary: Summary) -> list[str]:
         str(summary.test["n"]),
         f"{row['parameters']:,}",
         "–" if ratio is None else f"{ratio:.1f}x",
-        f"{summary.middle('train_seconds'):.1f}",
+        f"{summary.middle('train_seconds'):.1f} ({summary.middle('train_processor'):.1f})",
         f"{summary.middle('latency_ms'):.2f}",
         f"{summary.middle('peak_bytes') / MIB:,.0f}",
     ]

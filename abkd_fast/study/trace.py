@@ -20,16 +20,17 @@ class Trace(Callback):
 
     Attributes:
         points: the log's record and the norms at up to _POINTS epochs and the last.
-        seconds: from the first epoch's end to the last one's, in proportion for the first.
     """
 
     def __init__(self) -> None:
         self.points: list[dict[str, Any]] = []
         self._ends: list[float] = []
+        self._used: list[float] = []
 
     def on_epoch(self, distiller: Distiller, record: dict[str, Any]) -> None:
         """Look at every so many epochs."""
         self._ends.append(time.perf_counter())
+        self._used.append(time.process_time())
         last = distiller.config.epochs - 1
         if record["epoch"] % max(1, distiller.config.epochs // _POINTS) and record["epoch"] != last:
             return
@@ -41,18 +42,14 @@ class Trace(Callback):
                 point[f"gradient.{name}"] = _norm([parameter.grad])
         self.points.append({key: _short(value) for key, value in point.items()})
 
-    @property
-    def epoch_seconds(self) -> float:
-        """Median time of an epoch, validation included."""
-        between = [b - a for a, b in zip(self._ends, self._ends[1:], strict=False)]
-        return sorted(between)[len(between) // 2] if between else 0.0
+    def epoch_seconds(self) -> tuple[float, float]:
+        """Median time and median processor time of an epoch, validation included."""
+        return _step(self._ends), _step(self._used)
 
-    @property
-    def seconds(self) -> float:
-        """Time of all epochs."""
-        count = len(self._ends)
-        spent = self._ends[-1] - self._ends[0] if count else 0.0
-        return spent * count / (count - 1) if count > 1 else spent
+    def seconds(self) -> tuple[float, float]:
+        """Time and processor time of all epochs; the first, which has no beginning, as the mean."""
+        share = len(self._ends) / max(len(self._ends) - 1, 1)
+        return share * (self._ends[-1] - self._ends[0]), share * (self._used[-1] - self._used[0])
 
     def record(self, result: DistillResult) -> dict[str, Any]:
         """Columns of the log by name, and the maps at the kept epoch."""
@@ -63,6 +60,11 @@ class Trace(Callback):
             if value is not None:
                 found[name] = [[_short(x) for x in row] for row in value.tolist()]
         return found
+
+
+def _step(times: list[float]) -> float:
+    between = sorted(b - a for a, b in zip(times, times[1:], strict=False))
+    return between[len(between) // 2] if between else 0.0
 
 
 def _norm(parts: Any) -> float:

@@ -50,7 +50,7 @@ def work(cell: Cell, place: Path, threads: int, send: connection.Connection, log
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
     torch.set_num_threads(threads)
-    start = time.perf_counter()
+    start, used = time.perf_counter(), time.process_time()
     try:
         record = run_cell(cell, place)
     except Exception as error:
@@ -58,6 +58,7 @@ def work(cell: Cell, place: Path, threads: int, send: connection.Connection, log
             raise
         record = {"error": f"{type(error).__name__}: {error}"}
     record["seconds"] = round(time.perf_counter() - start, 3)
+    record["processor"] = round(time.process_time() - used, 3)
     send.send({**cell.about(), "error": None, **record})
 
 
@@ -97,7 +98,7 @@ def run_cell(cell: Cell, place: Path) -> dict[str, Any]:
             return _run_record(config, result, data, cache, trace)
         found = validation_record(result)
         if cell.kind == TIMING:
-            found["epoch_seconds"] = trace.epoch_seconds
+            found["epoch_seconds"], found["epoch_processor"] = trace.epoch_seconds()
         return found
 
 
@@ -132,10 +133,12 @@ def _run_record(
 ) -> dict[str, Any]:
     metrics = result.metrics
     found = validation_record(result)
+    seconds, processor = trace.seconds()
     found |= {
         "test": metrics["student"]["test"],
         "scores": metrics["student"]["scores"]["test"],
-        "train_seconds": round(trace.seconds, 3),
+        "train_seconds": round(seconds, 3),
+        "train_processor": round(processor, 3),
         "latency_ms": round(_latency(result.student, data), 4),
         "compression": metrics["compression_ratio"],
         "teacher_parameters": cache.parameters,
