@@ -67,7 +67,8 @@ def write_study(folder, text=TINY):
 def fake_record(cell):
     """A record as a run would send it, with figures that follow from the settings."""
     if cell.kind == "teacher":
-        return {**cell.about(), "error": None, "used": {"val": 1.0, "test": 1.0}, "parameters": 99}
+        return {**cell.about(), "error": None, "used": {"val": 1.0, "test": 1.0}, "parameters": 99,
+                "latency_ms": 2.0}  # fmt: skip
     rate = cell.settings.get("train.lr", 0.05)
     val = 90 - 100 * abs(rate - 0.04) + cell.seed + len(cell.settings["objective"])
     record = {**cell.about(), "error": None, "val": val, "seconds": 2.0, "processor": 1.0}

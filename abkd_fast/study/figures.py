@@ -32,14 +32,17 @@ def write_figures(schedule: Schedule, found: Sequence[TaskResult]) -> None:
         save(accuracies(drawn), "Test accuracy", folder / "accuracy.png")
         save(pareto(drawn), "Accuracy against cost", folder / "pareto.png")
         for result in drawn:
-            name = _file_name(result)
-            traces = {
-                summary.method: [schedule.traces.get(row["key"]) for row in summary.rows]
-                for summary in _current(result)
+            name, title = _file_name(result), result.task.name
+            traces = _traces(schedule, result)
+            if traces:
+                save(training(traces), f"Training, {title}", folder / f"training-{name}.png")
+            weighted = {
+                method: runs
+                for method, runs in traces.items()
+                if any(name.startswith("norm.") for name in runs[0])
             }
-            kept = {m: [t for t in found if t is not None] for m, found in traces.items()}
-            figure = training({m: t for m, t in kept.items() if t})
-            save(figure, f"Training, {result.task.name}", folder / f"training-{name}.png")
+            if weighted:
+                save(collapse(weighted), f"Norms, {title}", folder / f"norms-{name}.png")
     for result in drawn:
         _maps(schedule, result)
 
@@ -75,7 +78,7 @@ def accuracies(found: Sequence[TaskResult]) -> Figure:
 def pareto(found: Sequence[TaskResult]) -> Figure:
     """A row for each data set: mean test accuracy against parameters, and against latency.
 
-    Bars are the 95 % intervals; what no other student beats in both is ringed.
+    Bars are the 95 % intervals; methods whose students cost the same stand side by side.
     """
     from matplotlib.figure import Figure
 
@@ -98,54 +101,109 @@ def pareto(found: Sequence[TaskResult]) -> Figure:
 def _cost_panel(
     axes: Axes, found: Sequence[TaskResult], methods: Sequence[str], column: str
 ) -> None:
-    points: list[tuple[float, float]] = []
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     for place, method in enumerate(methods):
-        summaries = [s for result in found for s in _current(result) if s.method == method]
         # students of one size would hide each other
-        shift = 1 + 0.05 * (place - (len(methods) - 1) / 2) if column == "parameters" else 1.0
-        x = [s.middle(column) * shift for s in summaries]
-        y = [s.test["mean"] for s in summaries]
-        bars = [[m - s.low for m, s in zip(y, summaries, strict=True)],
-                [s.high - m for m, s in zip(y, summaries, strict=True)]]  # fmt: skip
-        axes.errorbar(
-            x, y, bars, fmt=_MARKERS[place % len(_MARKERS)], color=COLORS[place % len(COLORS)],
-            ms=4.5, elinewidth=0.8, label=method,
-            markerfacecolor=COLORS[place % len(COLORS)] if place < len(COLORS) else "white",
-        )  # fmt: skip
-        points += zip([s.middle(column) for s in summaries], y, strict=True)
-    if column == "parameters":
-        for teacher in {r.task.teacher: r.teacher for r in found}.values():
-            axes.plot(teacher["parameters"], teacher["used"]["test"], "*", ms=10, color="#777777",
-                      label="teacher")  # fmt: skip
+        shift = 1 + 0.03 * (place - (len(methods) - 1) / 2)
+        pairs = [(_cost(r, s, column), s) for r in found for s in _current(r) if s.method == method]
+        x, y = [shift * cost for cost, _ in pairs], [s.test["mean"] for _, s in pairs]
+        down = [s.test["mean"] - s.low for _, s in pairs]
+        up = [s.high - s.test["mean"] for _, s in pairs]
+        color = COLORS[place % len(COLORS)]
+        face = color if place < len(COLORS) else "white"
+        look: dict[str, Any] = {
+            "color": color,
+            "markerfacecolor": face,
+            "ms": 4.5,
+            "elinewidth": 0.8,
+        }
+        axes.errorbar(x, y, [down, up], fmt=_MARKERS[place % len(_MARKERS)], label=method, **look)
+    for teacher in {r.task.teacher: r.teacher for r in found}.values():
+        at = teacher[column], teacher["used"]["test"]
+        if at[0] is None:  # a teacher of the user's own
+            continue
+        axes.plot(*at, "*", ms=10, color="#777777", label="teacher")
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.margins(x=0.1)
     axes.grid(alpha=0.25, linewidth=0.6)
 
 
-def training(traces: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Validation accuracy, and the norm of the gradient, against the epoch: means over seeds."""
+def _cost(result: TaskResult, summary: Summary, column: str) -> float:
+    """Parameters; or the latency of students of that size, whatever they were trained by."""
+    if column == "parameters":
+        return summary.middle(column)
+    size = summary.middle("parameters")
+    alike = [s.middle(column) for s in _current(result) if s.middle("parameters") == size]
+    return sorted(alike)[len(alike) // 2]
+
+
+_Traces = dict[str, list[dict[str, Any]]]
+
+
+def training(traces: _Traces) -> Figure:
+    """Validation accuracy and loss against the epoch: means over the seeds of each method."""
+    metric = next(name for name in next(iter(traces.values()))[0] if re.match("val_(?!loss)", name))
+    panels = {metric: "validation accuracy (%)", "val_loss": "validation loss"}
+    return _panels(traces, panels, log=())
+
+
+def collapse(traces: _Traces) -> Figure:
+    """Norms over training: of the student's gradient, of the objective's weights and gradient."""
+    totals: _Traces = {}
+    for method, runs in traces.items():
+        totals[method] = [
+            run | {"weights": _total(run, "norm."), "moved": _total(run, "gradient.")}
+            for run in runs
+        ]
+    panels = {
+        "gradient": "gradient of the student",
+        "weights": "weights of the objective",
+        "moved": "gradient of the objective's weights",
+    }
+    return _panels(totals, {k: f"norm: {v}" for k, v in panels.items()}, log=tuple(panels))
+
+
+def _panels(traces: _Traces, panels: dict[str, str], log: Sequence[str]) -> Figure:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10.5, 4.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for place, (method, runs) in enumerate(traces.items()):
-        line: dict[str, Any] = {"color": COLORS[place % len(COLORS)], "linewidth": 1.2}
-        line["linestyle"] = DASHES[place // len(COLORS) % len(DASHES)]
-        metric = next(name for name in runs[0] if name.startswith("val_") and name != "val_loss")
-        length = min(len(run["epoch"]) for run in runs)
-        epochs = runs[0]["epoch"][:length]
-        for axes, name in ((left, metric), (right, "gradient")):
+    figure = Figure(figsize=(1.5 + 4.2 * len(panels), 3.9), layout="constrained")
+    for axes, (name, label) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for place, (method, runs) in enumerate(traces.items()):
+            length = min(len(run["epoch"]) for run in runs)
             mean = np.mean([run[name][:length] for run in runs], axis=0)
-            axes.plot(epochs, mean, label=f"{method} ({len(runs)})", **line)
-    left.set_ylabel("validation accuracy (%), mean over seeds")
-    right.set_ylabel("norm of the student's gradient, mean over seeds")
-    right.set_yscale("log")
-    for axes in (left, right):
+            color, dash = COLORS[place % len(COLORS)], DASHES[place // len(COLORS) % len(DASHES)]
+            look: dict[str, Any] = {
+                "color": color,
+                "linestyle": dash,
+                "label": f"{method} ({len(runs)})",
+            }
+            axes.plot(runs[0]["epoch"][:length], mean, linewidth=1.2, **look)
+        axes.set_ylabel(label)
+        axes.set_yscale("log" if name in log else "linear")
         axes.set_xlabel("epoch")
         axes.grid(alpha=0.25, linewidth=0.6)
         axes.margins(x=0.01)
-    handles, labels = left.get_legend_handles_labels()
+    handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper")
     return figure
+
+
+def _total(run: dict[str, Any], prefix: str) -> list[float]:
+    """Norm of all parts together, at every epoch."""
+    parts = [values for name, values in run.items() if name.startswith(prefix)]
+    return [float(np.linalg.norm(values)) for values in zip(*parts, strict=True)]
+
+
+def _traces(schedule: Schedule, result: TaskResult) -> _Traces:
+    found: _Traces = {}
+    for summary in _current(result):
+        runs = [schedule.traces.get(row["key"]) for row in summary.rows]
+        found[summary.method] = [run for run in runs if run is not None]
+    return {method: runs for method, runs in found.items() if runs}
 
 
 def _maps(schedule: Schedule, result: TaskResult) -> None:

@@ -24,7 +24,7 @@ from abkd_fast._storage import read_header
 from abkd_fast.config import DistillConfig
 from abkd_fast.data import GraphData
 from abkd_fast.metrics import environment, peak_bytes, quantiles
-from abkd_fast.model_file import save_model
+from abkd_fast.model_file import load_model, save_model
 from abkd_fast.result import DistillResult
 from abkd_fast.runs import (
     build_objective,
@@ -163,6 +163,8 @@ def _teacher(config: DistillConfig, data: GraphData) -> dict[str, Any]:
         config = replace(config, objective="none", teacher_layers=None, out=Path(out))
         cache, logits, name = find_teacher(config, data)
     assert logits is not None
+    file = config.teacher_file
+    latency = None if file is None else _latency(load_model(file)[0].to(data.y.device), data)
     scores = {
         split: data.kind.scores(logits, data.y, mask)[data.kind.metric]
         for split, mask in (("val", data.val_mask), ("test", data.test_mask))
@@ -173,6 +175,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> dict[str, Any]:
         "used": scores,
         "parameters": cache.parameters,
         "sha256": _teacher_sum(config),
+        "latency_ms": latency,
         "peak_bytes": peak_bytes(),
         "environment": environment(),
     }
@@ -196,15 +199,16 @@ def _teacher_sum(config: DistillConfig) -> str | None:
     return None if path is None else read_header(path, "model")["sha256"][:12]
 
 
-def _latency(student: torch.nn.Module, data: GraphData) -> float:
+def _latency(model: torch.nn.Module, data: GraphData) -> float:
     """Median milliseconds of class scores for all nodes, after two calls to warm up."""
+    model.eval()
     from abkd_fast.capture import call_model
 
     times = []
     with torch.no_grad():
         for _ in range(22):
             start = time.perf_counter()
-            scores: Tensor = call_model(student, data, None)
+            scores: Tensor = call_model(model, data, None)
             if scores.is_cuda:
                 torch.cuda.synchronize()
             times.append(1e3 * (time.perf_counter() - start))
