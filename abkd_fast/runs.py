@@ -82,8 +82,8 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         data = load_data(config)
         config = with_student(config, data, _call)
         _check(config, data)
-        cache, logits, teacher_name = find_teacher(config, data)
         others = further_teachers(config, data)
+        cache, logits, teacher_name = find_teacher(config, data)
     writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):

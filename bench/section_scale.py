@@ -111,7 +111,8 @@ def growth_ops_section(report: dict[str, Any]) -> list[str]:
     return [
         "### R-MAT, to a whole step",
         "",
-        "Synthetic R-MAT graphs, generated row block by row block, F = 64. spmm: forward. conv:",
+        "Synthetic R-MAT graphs, generated row block by row block, F = 64. spmm: forward, features",
+        "on huge pages (`use_huge_pages`), as the states between layers are. conv:",
         "forward of a layer 64 -> 64 of means. layer_pair: forward and backward, teacher 4 x 16,",
         "student 2 x 16; it has no edges, its *ns an edge* are time over 10 N. step: one of a",
         "Distiller, GCN student 2 x 16 of 64 features, KD + ABKD. *MB*: peak resident size with",
