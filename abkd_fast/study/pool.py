@@ -30,7 +30,7 @@ class Pool:
         self.workers, self.threads, self.place = workers, threads, place
         os.environ["OMP_NUM_THREADS"] = str(threads)  # for the server, whose children inherit it
         self._context: ForkServerContext = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["abkd_fast.study.worker"])
+        self._context.set_forkserver_preload(["__main__", "abkd_fast.study.worker"])
         self._threads = ThreadPoolExecutor(workers)
         self._running: set[ForkServerProcess | BaseProcess] = set()
 
