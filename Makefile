@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup demo test test-slow sanitize fuzz bench gpu-check lint format clean
+.PHONY: setup demo test test-slow sanitize fuzz bench study-small gpu-check lint format clean
 
 setup: $(READY)
 
@@ -51,6 +51,11 @@ bench: $(READY)
 	$(BIN)/python bench/bench_step.py
 	$(BIN)/python bench/bench_growth.py
 	$(BIN)/python bench/write_docs.py
+
+# One table of a study, from Cora under $$ABKD_DATA or downloaded: runs/small/tables.md.
+study-small: $(READY)
+	mkdir -p runs && cp docs/study/small.toml runs/small.toml
+	OMP_NUM_THREADS=1 $(BIN)/abkd-fast study runs/small.toml
 
 # On a machine with an NVIDIA GPU, with PYTHON's own packages: no virtual environment, no network.
 gpu-check:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import tyro
@@ -24,6 +25,7 @@ usage: abkd-fast COMMAND [--help] [options]
 commands
   distill        train a small student on a large teacher; writes --out/report/index.html
   train-teacher  train a model on labels alone
+  study          run a whole comparison from a file: docs/study/README.md
   datasets       list the data sets and where they are looked for
   doctor         show versions and which back end serves each op, and why
 
@@ -68,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     commands: dict[str, Callable[[list[str]], None]] = {
         "distill": _distill,
         "train-teacher": _train_teacher,
+        "study": _study,
         "datasets": _datasets,
         "doctor": _doctor,
     }
@@ -114,6 +117,37 @@ def _train_teacher(argv: list[str]) -> None:
     default = TrainTeacher(**vars(teacher_preset(preset)), preset=preset)
     config = _parse("train-teacher", default, argv)
     _show(train_teacher(config, _command("train-teacher", argv)), config.out)
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """study: run what a study file asks for and is not done yet; Ctrl-C or a kill loses little."""
+
+    study: tyro.conf.Positional[Path]
+    """STUDY.toml (see docs/study/README.md); results go to the folder of that name beside it."""
+    workers: int | None = None
+    """Runs at a time, in place of the file's."""
+    only: tuple[str, ...] = ()
+    """Data sets of the file to run now, the others later."""
+    predict: bool = False
+    """Say how long what is left would take, and stop."""
+    retry: bool = False
+    """Run again what failed before."""
+    place: Path | None = None
+    """Folder for teachers and logs; default: runs/study."""
+
+
+def _study(argv: list[str]) -> None:
+    from abkd_fast.study.runner import run_study
+    from abkd_fast.study.spec import load_study
+
+    options = tyro.cli(StudyOptions, prog="abkd-fast study", args=argv)
+    study = load_study(options.study, options.only, options.workers)
+    failed = run_study(study, options.place, options.predict, options.retry)
+    if not options.predict:
+        print(f"results: {study.folder}")
+    if failed:
+        raise TrainingError(f"{len(failed)} runs failed:\n  " + "\n  ".join(failed))
 
 
 def _datasets(argv: list[str]) -> None:

@@ -96,7 +96,7 @@ def attention_map(
             figure = draw_map(final, label)
         else:
             figure = draw_history(final, past, np.asarray(epochs, float), best_epoch, label)
-        return _save(figure, title, path)
+        return save(figure, title, path)
 
 
 def curves(
@@ -151,10 +151,11 @@ def curves(
             axes.set_xlabel("epoch")
             axes.grid(alpha=0.25, linewidth=0.6)
             axes.margins(x=0.01)
-        return _save(figure, title, path)
+        return save(figure, title, path)
 
 
-def _save(figure: Figure, title: str, path: Path) -> Path:
+def save(figure: Figure, title: str, path: Path) -> Path:
+    """Write a figure with a heading as PNG; an older file is replaced in one step."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     FigureCanvasAgg(figure)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +16,9 @@ from torch import Tensor, nn
 
 from abkd_fast import data as datasets
 from abkd_fast._preflight import about_model, check_layers, plan_memory
-from abkd_fast._storage import write_atomically
+from abkd_fast._run_metrics import best_on_validation, run_metrics, write_run
 from abkd_fast._student import with_student
-from abkd_fast.callbacks import ProgressBar
+from abkd_fast.callbacks import Callback, ProgressBar
 from abkd_fast.config import (
     DataConfig,
     DistillConfig,
@@ -31,10 +29,8 @@ from abkd_fast.config import (
 from abkd_fast.data import GraphData
 from abkd_fast.distill import Objective
 from abkd_fast.inductive import predict
-from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import load_model, save_model
 from abkd_fast.objective_settings import RunFacts
-from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
 from abkd_fast.teacher import TeacherCache
 from abkd_fast.trainer import Distiller
@@ -68,13 +64,13 @@ def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     data = load_data(config)
     print(*plan_memory(config.model, data, train=config.train), sep="\n", flush=True)
     results = [
-        _fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
+        fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
     ]
-    best = _best_on_validation(results)
+    best = best_on_validation(results)
     about = about_model(config.model, config.options, data)
     save_model(config.out / "teacher.safetensors", results[best].student, about)
-    metrics = _metrics(data, results, config, config.model, command)
-    return _write(config.out, metrics, results, best)
+    metrics = run_metrics(data, results, config, config.model, command)
+    return write_run(config.out, metrics, results, best)
 
 
 def distill(config: DistillConfig, command: str = "", world: World | None = None) -> dict[str, Any]:
@@ -86,15 +82,12 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         data = load_data(config)
         config = with_student(config, data, _call)
         _check(config, data)
-        others = [
-            _from_file(config, path, data, None, f"teacher-cache-{i}")[0]
-            for i, path in enumerate(config.further_teachers, start=2)
-        ]
-        cache, logits, teacher_name = _teacher(config, data)
+        others = further_teachers(config, data)
+        cache, logits, teacher_name = find_teacher(config, data)
     writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):
-        result = _fit_seed(
+        result = fit_seed(
             config,
             config.student,
             config.student_options,
@@ -109,16 +102,16 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         if writes:
             save_model(config.out / f"seed{seed}" / "student.safetensors", result.student, about)
         results.append(result)
-    metrics = _metrics(data, results, config, config.student, command)
+    metrics = run_metrics(data, results, config, config.student, command)
     metrics["objective"] = config.objective
     if metrics["teacher"] is not None:
         metrics["teacher"]["model"] = teacher_name
     if not writes:
         return metrics
-    return _write(config.out, metrics, results, _best_on_validation(results))
+    return write_run(config.out, metrics, results, best_on_validation(results))
 
 
-def _fit_seed(
+def fit_seed(
     config: TeacherConfig | DistillConfig,
     model: str,
     options: ModelConfig,
@@ -128,7 +121,9 @@ def _fit_seed(
     objective: Objective | None = None,
     teacher_logits: Tensor | None = None,
     world: World | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> DistillResult:
+    """Train one model, with a progress bar beside the ``callbacks``."""
     torch.manual_seed(seed)
     about = about_model(model, options, data)
     label = f"{model} seed {seed}"
@@ -136,7 +131,7 @@ def _fit_seed(
         "seed": seed,
         "config": config.train,
         "out": config.out / f"seed{seed}",
-        "callbacks": [ProgressBar(label)],
+        "callbacks": [ProgressBar(label), *callbacks],
         "teacher_logits": teacher_logits,
         "capture_step": config.capture_step,
         "batches": config.batches.build(data.training, seed, objective is None),
@@ -152,7 +147,7 @@ def _fit_seed(
 _Teacher = tuple[TeacherCache, Tensor | None, str]
 
 
-def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
+def find_teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     """The teacher's cache, scores and name: from a file, a function, or trained now."""
     layers = config.teacher_layers if config.needs_states else ()
     if config.teacher_file is not None:
@@ -160,6 +155,22 @@ def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     if ":" in config.teacher:
         model = _call(config.teacher, data)
         return _cache(config, model.to(config.device), data, layers, config.teacher)
+    wanted = teacher_run(config, data)
+    if not (wanted.out / "teacher.safetensors").exists():
+        train_teacher(wanted, f"abkd-fast distill (teacher of {config.out})")
+    return _from_file(config, wanted.out / "teacher.safetensors", data, layers)
+
+
+def further_teachers(config: DistillConfig, data: GraphData) -> list[TeacherCache]:
+    """Caches of the teachers that the objective needs beside ``--teacher``."""
+    return [
+        _from_file(config, path, data, None, f"teacher-cache-{i}")[0]
+        for i, path in enumerate(config.further_teachers, start=2)
+    ]
+
+
+def teacher_run(config: DistillConfig, data: GraphData) -> TeacherConfig:
+    """The run that trains the model ``--teacher`` names; its folder is named by all of it."""
     wanted = TeacherConfig(
         dataset=config.dataset,
         data=config.data,
@@ -176,10 +187,7 @@ def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     # Other settings or another split are another teacher.
     settings = [wanted.model, wanted.options, wanted.train, wanted.seeds, data.fingerprint()]
     key = hashlib.sha256(repr(settings).encode()).hexdigest()[:8]
-    out = config.teachers / f"{data.name}-{config.teacher}-{key}"
-    if not (out / "teacher.safetensors").exists():
-        train_teacher(replace(wanted, out=out), f"abkd-fast distill (teacher of {config.out})")
-    return _from_file(config, out / "teacher.safetensors", data, layers)
+    return replace(wanted, out=config.teachers / f"{data.name}-{config.teacher}-{key}")
 
 
 def _cache(
@@ -243,70 +251,3 @@ def _call(name: str, data: GraphData) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise SettingError(f"{name} must return an nn.Module, got {type(model).__name__}")
     return model
-
-
-def _best_on_validation(results: Sequence[DistillResult]) -> int:
-    return max(range(len(results)), key=lambda i: results[i].metrics["student"]["val"])
-
-
-def _metrics(
-    data: GraphData,
-    results: Sequence[DistillResult],
-    config: TeacherConfig | DistillConfig,
-    model: str,
-    command: str,
-) -> dict[str, Any]:
-    runs = [result.metrics for result in results]
-    teacher = None
-    if runs[0]["teacher"] is not None:
-        teacher = _side([run["teacher"] for run in runs[:1]], "")
-    return {
-        "format": 1,
-        "dataset": {
-            "name": data.name,
-            "num_nodes": data.num_nodes,
-            "num_edges": (data.relations or data.graph).num_edges,
-            "num_features": data.num_features,
-            "num_classes": data.num_classes,
-            "synthetic": data.synthetic,
-            "task": data.task,
-        },
-        "metric": data.kind.metric,
-        "teacher": teacher,
-        "student": _side([run["student"] for run in runs], model),
-        "objective": "none",
-        "compression_ratio": runs[0]["compression_ratio"],
-        "step_ms": quantiles([r["step_ms"] for result in results for r in result.history]),
-        "peak_bytes": max(run["peak_bytes"] for run in runs),
-        "seeds": list(range(len(runs))),
-        "best_epoch": [run["best_epoch"] for run in runs],
-        "epochs": [run["epochs"] for run in runs],
-        "environment": environment(),
-        "config": json.loads(json.dumps(asdict(config), default=str)),
-        "command": command,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _side(runs: Sequence[dict[str, Any]], model: str) -> dict[str, Any]:
-    main = {split: summarise([run[split] for run in runs]) for split in SPLITS}
-    names = runs[0]["scores"]["test"]
-    scores = {name: summarise([run["scores"]["test"][name] for run in runs]) for name in names}
-    return {"model": model, "parameters": runs[0]["parameters"], **main, "test_scores": scores}
-
-
-def _write(
-    out: Path, metrics: dict[str, Any], results: Sequence[DistillResult], best: int
-) -> dict[str, Any]:
-    text = json.dumps(metrics, indent=2) + "\n"
-    write_atomically(out / "metrics.json", lambda path: path.write_text(text))
-    write_report(
-        out,
-        metrics,
-        [result.history for result in results],
-        results[best].attention,
-        results[best].attention_history,
-        results[best].attention_epochs,
-        results[best].dissimilarity,
-    )
-    return metrics
