@@ -11,10 +11,10 @@ namespace abkd {
 namespace {
 
 // Rows whose exponentials are held at a time: a 12th of all, so that they take a small part of the
-// B x B scores, and enough for every thread to have some. Depends on the sizes alone.
+// B x B scores, and enough for eight threads to have some. Depends on the sizes alone.
 int64_t span_rows(int64_t rows) {
-  constexpr int64_t kLeast = 8 * kScoreRows;
-  return std::min(rows, std::max(kLeast, rows / 12 / kScoreRows * kScoreRows));
+  constexpr int64_t kStep = 8 * kScoreRows;
+  return std::min(rows, std::max(kStep, rows / 12 / kStep * kStep));
 }
 
 double weight_of(const Tensor& weight, int64_t pair) {
@@ -88,15 +88,11 @@ class PairInfonce {
       *place = buffers_.back().data_ptr();
     };
     const int64_t panels = panels_of(args_.rows);
-    const int64_t parts = panels_of(args_.width);
     const int64_t held = blocks_of(span_rows(args_.rows)) * kScoreRows;
     memory(panels * args_.width * kPanel, &args_.teacher_t);
     memory(panels * held * kPanel, &args_.exponentials);
-    if (want_student) {
-      memory(panels * parts * kPanel * kPanel, &args_.tiles);
-    }
     if (want_teacher) {
-      memory(parts * held * kPanel, &args_.scaled);
+      memory(panels_of(args_.width) * held * kPanel, &args_.scaled);
     }
     const auto like = [&](const Tensor& x, bool wanted) {
       return empty_output({wanted ? x.size(0) : 0, args_.rows, args_.width}, dtype_);
@@ -113,7 +109,7 @@ class PairInfonce {
     args_.weight = weight_of(weight_, i * student_.size(0) + j) * args_.inverse_temperature /
                    static_cast<double>(args_.rows);
     args_.add_student = i > 0;
-    if (args_.tiles != nullptr) {
+    if (dstudent_.size(0) > 0) {
       args_.dstudent = layer(dstudent_, j);
     }
     if (args_.scaled != nullptr) {

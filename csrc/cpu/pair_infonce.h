@@ -29,11 +29,10 @@ struct PairInfonceArgs {
   const void* student;  // u
   const void* teacher;  // w
   void* teacher_t;      // [panels of B, d, kPanel] T: w^T
-  void* tiles;          // [panels of B, panels of d, kPanel, kPanel] T: w, or null: no du
   void* exponentials;   // [blocks, panels of B, kScoreRows, kPanel] T
   void* scaled;         // [blocks, panels of d, kScoreRows, kPanel] T: c / l_v u_v; or null: no dw
-  void* dstudent;       // du, for `tiles`
-  void* dteacher;       // dw, for `scaled`
+  void* dstudent;       // du, or null: not wanted
+  void* dteacher;       // dw
   bool add_student;     // to what is there
   bool add_teacher;
   double* losses;  // [B] log l_v - (s_vv - max_x s_vx) / temperature

@@ -35,15 +35,6 @@ void pack_panel(const PairInfonceArgs& args, int64_t panel) {
       columns[k * kPanel + x] = w[x * d + k];
     }
   }
-  if (args.tiles == nullptr) {
-    return;
-  }
-  T* tile = static_cast<T*>(args.tiles) + panel * panels_of(d) * kPanel * kPanel;
-  for (int64_t k = 0; k < d; k += kPanel, tile += kPanel * kPanel) {
-    for (int64_t x = 0; x < count; ++x) {
-      memcpy(tile + x * kPanel, w + x * d + k, smaller(kPanel, d - k) * sizeof(T));
-    }
-  }
 }
 
 // Up to kScoreRows rows of the span.
@@ -149,12 +140,9 @@ struct ScoreBlock {
 
   void student_gradient(T* product) const {
     const int64_t d = args.width;
-    const T* tile = static_cast<const T*>(args.tiles);
-    for (int64_t panel = 0; panel < panels; ++panel) {
-      for (int64_t k = 0; k < d; k += kPanel, tile += kPanel * kPanel) {
-        gemm<T>(count, smaller(kPanel, d - k), columns(panel), scores(panel), kPanel, 1, tile,
-                kPanel, product + k, d, panel > 0);
-      }
+    const T* w = static_cast<const T*>(args.teacher);
+    for (int64_t panel = 0; panel < panels; ++panel, w += kPanel * d) {
+      gemm<T>(count, d, columns(panel), scores(panel), kPanel, 1, w, d, product, d, panel > 0);
     }
     T* out = static_cast<T*>(args.dstudent) + (args.first_row + start) * d;
     for (int64_t r = 0; r < count; ++r) {
@@ -186,7 +174,7 @@ void score_rows(const PairInfonceArgs& args, void* scratch, int64_t block) {
   ScoreBlock<T> rows(args, block);
   rows.multiply();
   rows.exponentiate();
-  if (args.tiles != nullptr) {
+  if (args.dstudent != nullptr) {
     rows.student_gradient(static_cast<T*>(scratch));
   }
   if (args.scaled != nullptr) {
