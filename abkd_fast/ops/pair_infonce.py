@@ -69,7 +69,8 @@ def pair_infonce(
         attention = student.new_ones(teacher.size(0), student.size(0))
     grad = torch.is_grad_enabled()
     wanted = (grad and student.requires_grad, grad and teacher.requires_grad)
-    loss, dissimilarity = _PairInfonce.apply(student, teacher, attention, temperature, *wanted)
+    inputs = (student, teacher, attention.contiguous())
+    loss, dissimilarity = _PairInfonce.apply(*inputs, temperature, *wanted)
     return loss, dissimilarity
 
 
