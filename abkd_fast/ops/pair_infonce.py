@@ -38,7 +38,7 @@ def pair_infonce(
     they are there, for the loss and for the gradients of A and of both sides: 6 B^2 d multiplies
     and additions a pair, the least that both gradients take, and memory that grows with B. The
     backward scales what the forward found. Scores may differ by any amount: exponents are relative
-    to the largest of a row. Deterministic.
+    to the largest of a row; numbers that are not finite make the loss NaN. Deterministic.
 
     Rows are taken as they are; where <u, w> is to be a cosine, normalise them before, e.g. with
     ``torch.nn.functional.normalize``.
@@ -64,7 +64,7 @@ def pair_infonce(
     _check(student, teacher, attention, temperature)
     if mask is not None:
         index = _indices(mask, student)
-        student, teacher = student[:, index], teacher[:, index]
+        student, teacher = student.index_select(1, index), teacher.index_select(1, index)
     if attention is None:
         attention = student.new_ones(teacher.size(0), student.size(0))
     grad = torch.is_grad_enabled()

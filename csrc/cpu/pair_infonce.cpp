@@ -10,11 +10,11 @@
 namespace abkd {
 namespace {
 
-// Rows whose exponentials are held at a time: a 12th of all, so that they take a small part of the
+// Rows whose exponentials are held at a time: a 24th of all, so that they take a small part of the
 // B x B scores, and enough for eight threads to have some. Depends on the sizes alone.
 int64_t span_rows(int64_t rows) {
   constexpr int64_t kStep = 8 * kScoreRows;
-  return std::min(rows, std::max(kStep, rows / 12 / kStep * kStep));
+  return std::min(rows, std::max(kStep, rows / 24 / kStep * kStep));
 }
 
 double weight_of(const Tensor& weight, int64_t pair) {

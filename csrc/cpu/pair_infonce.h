@@ -10,7 +10,7 @@
 namespace abkd {
 
 constexpr int64_t kPanel = 64;      // columns of scores, and of products
-constexpr int64_t kScoreRows = 48;  // rows of scores that are worked on at a time
+constexpr int64_t kScoreRows = 24;  // rows of scores that are worked on at a time
 
 constexpr int64_t panels_of(int64_t size) { return (size + kPanel - 1) / kPanel; }
 constexpr int64_t blocks_of(int64_t rows) { return (rows + kScoreRows - 1) / kScoreRows; }
