@@ -53,7 +53,9 @@ def check_layers(name: str, spec: str, layers: str | None, data: GraphData) -> n
         match_layers(model, layers)
     except ValueError as error:
         found = "a hidden layer" if layers is None else "layers that match --teacher-layers"
-        raise SettingError(f"{name} must have {found} for ABKD, got {spec}: {error}") from error
+        raise SettingError(
+            f"{name} must have {found} to be compared, got {spec}: {error}"
+        ) from error
     return model
 
 

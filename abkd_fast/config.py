@@ -7,20 +7,18 @@ from pathlib import Path
 
 import torch
 
-from abkd_fast._checks import check_choice
 from abkd_fast.batches import BatchConfig
 from abkd_fast.compression import parse_ratio
 from abkd_fast.data import ReadOptions
 from abkd_fast.data.registry import check_name
 from abkd_fast.nn import ModelSpec
-from abkd_fast.settings import ABKDConfig as ABKDConfig
+from abkd_fast.objective_settings import ABKDConfig as ABKDConfig
+from abkd_fast.objective_settings import KDConfig as KDConfig
+from abkd_fast.objective_settings import ObjectiveConfig, ObjectiveSettings
 from abkd_fast.settings import CacheConfig as CacheConfig
 from abkd_fast.settings import DistributedConfig as DistributedConfig
-from abkd_fast.settings import KDConfig as KDConfig
 from abkd_fast.settings import ModelConfig as ModelConfig
 from abkd_fast.settings import TrainConfig as TrainConfig
-
-OBJECTIVES = ("none", "kd", "abkd", "abkd+kd")
 
 
 class SettingError(ValueError):
@@ -85,7 +83,7 @@ class TeacherConfig(DataConfig):
 
 
 @dataclass(frozen=True)
-class DistillConfig(DataConfig):
+class DistillConfig(ObjectiveSettings, DataConfig):
     """distill: train a student on a teacher."""
 
     teacher: str = "gcnii-16x64"
@@ -98,9 +96,8 @@ class DistillConfig(DataConfig):
     """Wanted compression, for example 60x, in place of --student: takes the largest student of the
     teacher's family (of --student's, for a teacher of your own) that is so many times smaller."""
     objective: str = "abkd+kd"
-    """none, kd, abkd, or abkd+kd."""
-    abkd: ABKDConfig = ABKDConfig()
-    kd: KDConfig = KDConfig()
+    """none, or names of objectives joined by "+", each with flags of its own: see
+    docs/objectives.md."""
     cache: CacheConfig = CacheConfig()
     student_options: ModelConfig = NARROW
     train: TrainConfig = NARROW_TRAINING
@@ -126,8 +123,8 @@ class DistillConfig(DataConfig):
         _check_spec("student", self.student)
         if self.compression is not None:
             parse_ratio(self.compression)
-        check_choice("objective", "+".join(self.terms), OBJECTIVES)
-        if self.teacher_layers is not None and "abkd" not in self.terms:
+        self.chosen(self.objective)  # its checks
+        if self.teacher_layers is not None and not self.needs_states:
             raise ValueError(
                 f"teacher_layers must be left out where no layers are aligned, got "
                 f"{self.teacher_layers!r} with objective {self.objective}"
@@ -136,9 +133,20 @@ class DistillConfig(DataConfig):
             _check_teacher(self.teacher)
 
     @property
-    def terms(self) -> list[str]:
-        """The objective's terms in alphabetical order."""
-        return sorted(self.objective.split("+"))
+    def terms(self) -> dict[str, ObjectiveConfig]:
+        """Settings of the objective's terms by their names; none for "none"."""
+        return self.chosen(self.objective)
+
+    @property
+    def needs_states(self) -> bool:
+        """Whether hidden states of teacher and student are compared."""
+        return any(settings.objective.needs_states for settings in self.terms.values())
+
+    @property
+    def further_teachers(self) -> list[Path]:
+        """Model files of the teachers that terms of the objective need beside --teacher."""
+        paths = [path for settings in self.terms.values() for path in settings.further_teachers]
+        return [path / "teacher.safetensors" if path.is_dir() else path for path in paths]
 
     @property
     def trains_teacher(self) -> bool:

@@ -29,13 +29,13 @@ from abkd_fast.config import (
     TeacherConfig,
 )
 from abkd_fast.data import GraphData
-from abkd_fast.distill import KD, Objective
+from abkd_fast.distill import Objective
 from abkd_fast.inductive import predict
 from abkd_fast.metrics import SPLITS, environment, quantiles, summarise
 from abkd_fast.model_file import load_model, save_model
+from abkd_fast.objective_settings import RunFacts
 from abkd_fast.report import write_report
 from abkd_fast.result import DistillResult
-from abkd_fast.task import MULTICLASS
 from abkd_fast.teacher import TeacherCache
 from abkd_fast.trainer import Distiller
 
@@ -53,16 +53,14 @@ def load_data(config: DataConfig) -> GraphData:
     return data.inductive() if config.inductive else data
 
 
-def build_objective(config: DistillConfig, data: GraphData) -> Objective | None:
-    """The objective named by ``config.objective``; the order of its terms does not matter."""
-    terms: list[Objective] = []
-    if "kd" in config.terms:
-        activation = "softmax" if data.task == MULTICLASS.name else "sigmoid"
-        terms.append(KD(**asdict(config.kd), activation=activation))
-    if "abkd" in config.terms:
-        # where steps see training rows only, those are all
-        terms.append(config.abkd.build(data.train_mask if data.training is data else None))
-    return sum(terms[1:], start=terms[0]) if terms else None
+def build_objective(
+    config: DistillConfig, data: GraphData, teachers: Sequence[TeacherCache] = ()
+) -> Objective | None:
+    """The objective named by ``config.objective``; the order of its terms does not matter.
+
+    ``teachers`` are those that it needs beside the run's own.
+    """
+    return config.build_objective(config.objective, RunFacts.of(data, teachers))
 
 
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
@@ -89,6 +87,10 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         config = with_student(config, data, _call)
         _check(config, data)
         cache, logits, teacher_name = _teacher(config, data)
+        others = [
+            _from_file(config, path, data, None, f"teacher-cache-{i}")[0]
+            for i, path in enumerate(config.further_teachers, start=2)
+        ]
     writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):
@@ -99,7 +101,7 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
             data,
             seed,
             cache,
-            build_objective(config, data),
+            build_objective(config, data, others),
             logits,
             world,
         )
@@ -152,9 +154,7 @@ _Teacher = tuple[TeacherCache, Tensor | None, str]
 
 def _teacher(config: DistillConfig, data: GraphData) -> _Teacher:
     """The teacher's cache, scores and name: from a file, a function, or trained now."""
-    objective = build_objective(config, data)
-    needs_states = objective is not None and objective.needs_states
-    layers = config.teacher_layers if needs_states else ()
+    layers = config.teacher_layers if config.needs_states else ()
     if config.teacher_file is not None:
         return _from_file(config, config.teacher_file, data, layers)
     if ":" in config.teacher:
@@ -188,15 +188,16 @@ def _cache(
     data: GraphData,
     layers: str | Sequence[str] | None,
     name: str,
+    file: str = "teacher-cache",
 ) -> _Teacher:
     """States of what steps run on, kept as the settings say, and scores on all of the data.
 
-    Shows the memory that the run will need.
+    Shows the memory that the run will need. Kept on disk, they are in ``file``.
     """
     print(*plan_memory(config.student, data, config, teacher, layers), sep="\n", flush=True)
     dtype, storage, part = config.cache.torch_dtype, config.cache.storage, data.training
     if storage == "mmap":
-        path = config.out / "teacher-cache.safetensors"
+        path = config.out / f"{file}.safetensors"
         cache = TeacherCache.cached(path, teacher, part, storage, layers=layers, dtype=dtype)
     else:
         cache = TeacherCache.build(teacher, part, layers, dtype, storage=storage)
@@ -205,8 +206,7 @@ def _cache(
 
 def _check(config: DistillConfig, data: GraphData) -> None:
     """Find mistakes in the models, their layers and the folder before a teacher is trained."""
-    objective = build_objective(config, data)
-    if objective is not None and objective.needs_states:
+    if config.needs_states:
         check_layers("student", config.student, None, data)
         if config.trains_teacher:
             teacher = check_layers("teacher", config.teacher, config.teacher_layers, data)
@@ -215,7 +215,11 @@ def _check(config: DistillConfig, data: GraphData) -> None:
 
 
 def _from_file(
-    config: DistillConfig, path: Path, data: GraphData, layers: str | Sequence[str] | None
+    config: DistillConfig,
+    path: Path,
+    data: GraphData,
+    layers: str | Sequence[str] | None,
+    file: str = "teacher-cache",
 ) -> _Teacher:
     model, about = load_model(path)
     if about.fingerprint != data.fingerprint():
@@ -223,7 +227,7 @@ def _from_file(
             f"{path} must be a teacher of {data.name!r}, got one of other data or another split "
             f"({about.dataset!r}, {about.in_channels} features); choose another --teacher"
         )
-    return _cache(config, model.to(data.y.device), data, layers, about.spec)
+    return _cache(config, model.to(data.y.device), data, layers, about.spec, file)
 
 
 def _call(name: str, data: GraphData) -> nn.Module:

@@ -1,16 +1,14 @@
-"""Typed settings of training, models, objectives and the teacher's cache."""
+"""Typed settings of training, models and the teacher's cache."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from abkd_fast._checks import check_choice
 from abkd_fast._teacher_states import check_storage
 from abkd_fast.data import GraphData, GraphLevelData
-from abkd_fast.distill import ABKD, KD
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class TrainConfig:
 _OPTIONS = {  # of each family, beside dropout
     "gat": ("heads", "out_heads", "act", "v2"),
     "gcn": ("norm",),
-    "gcnii": ("alpha", "theta", "init"),
+    "gcnii": ("alpha", "theta", "init", "shared"),
     "mlp": ("norm",),
     "rgcn": ("num_bases",),
     "sage": ("norm", "aggr"),
@@ -90,6 +88,8 @@ class ModelConfig:
     """Graph-level data: mean or sum over a graph's nodes."""
     init: str = "uniform"
     """GCNII: uniform (the authors') or xavier (keeps very narrow students alive)."""
+    shared: bool = False
+    """GCNII: one layer's weight at every depth (MustaD's student)."""
     norm: str | None = None
     """GCN, SAGE, MLP: batch_norm normalises before every ReLU."""
     aggr: str = "mean"
@@ -130,53 +130,6 @@ class ModelConfig:
         pool = ("pool",) if isinstance(data, GraphLevelData) else ()
         names = ("dropout", *_OPTIONS[family], *pool)
         return {name: getattr(self, name) for name in names}
-
-
-@dataclass(frozen=True)
-class ABKDConfig:
-    """Settings of the ABKD objective."""
-
-    attention_dim: int = 64
-    """Width of queries, keys and layer embeddings."""
-    subspace_dim: int | None = None
-    """Width after the shared map P; None = attention_dim."""
-    map: str = "attention"
-    """attention, or a fixed map to compare with: uniform, last, diagonal."""
-    softmax_over: str = "student"
-    """Axis of the softmax: student or teacher."""
-    pool: bool = False
-    """Compare mean states instead of node by node."""
-    normalize: str = "standardize"
-    """none, standardize (teacher states centred, unit variance per layer) or rows."""
-    nodes: str = "all"
-    """Nodes that are compared: all, or train."""
-    freeze_teacher_map: bool = True
-    """Keep the teacher's projections fixed at random, so that the loss cannot collapse."""
-    beta: float = 1.0
-    """Weight."""
-
-    def __post_init__(self) -> None:
-        check_choice("nodes", self.nodes, ("all", "train"))
-        self.build(None)  # its checks
-
-    def build(self, train_mask: Tensor | None) -> ABKD:
-        """The objective, for data with this split."""
-        settings = asdict(self)
-        mask = train_mask if settings.pop("nodes") == "train" else None
-        return ABKD(mask=mask, **settings)
-
-
-@dataclass(frozen=True)
-class KDConfig:
-    """Settings of logit distillation."""
-
-    alpha: float = 0.9
-    """Weight of the teacher's scores against the labels."""
-    temperature: float = 1.0
-    """Softmax temperature."""
-
-    def __post_init__(self) -> None:
-        KD(**asdict(self))  # its checks
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """Settings refuse what cannot work, before anything is read or trained."""
 
+from dataclasses import replace
+
 import pytest
 
-from abkd_fast import TrainConfig
+from abkd_fast import ABKD, KD, TrainConfig
 from abkd_fast.config import DistillConfig
+from abkd_fast.objective_settings import OBJECTIVES, ObjectiveSettings, RunFacts
 
 
 @pytest.mark.parametrize(
@@ -30,3 +33,34 @@ def test_config_rejects(settings, message):
 def test_config_rejects_other_devices(device, message):
     with pytest.raises(ValueError, match=message):
         DistillConfig(device=device)
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        ("magic", "objective must be one of none, kd, abkd.*got 'magic'"),
+        ("kd+magic", "objective must be one of none, kd, abkd.*got 'magic'"),
+        ("", "objective must be one of none.*got ''"),
+        ("kd+kd", r"objective must name each of its terms once, got 'kd\+kd'"),
+        ("none+kd", r"objective must name each of its terms once, got 'none\+kd'"),
+    ],
+)
+def test_config_rejects_other_objectives(objective, message):
+    with pytest.raises(ValueError, match=message):
+        DistillConfig(objective=objective)
+
+
+def test_objectives_are_sums_in_any_order():
+    config = DistillConfig(objective="abkd+kd")
+    objective = config.build_objective("abkd+kd", RunFacts())
+    assert repr(objective) == repr(config.build_objective("kd+abkd", RunFacts()))
+    assert [type(term) for term in objective.terms()] == [KD, ABKD]
+    assert config.build_objective("none", RunFacts()) is None
+    assert config.needs_states and not replace(config, objective="kd").needs_states
+
+
+@pytest.mark.parametrize("name", OBJECTIVES[1:])
+def test_every_objective_is_made_from_its_settings(name):
+    settings = getattr(ObjectiveSettings(), name)
+    assert type(settings.build(RunFacts())) is settings.objective
+    assert DistillConfig(objective=name).terms == {name: settings}

@@ -58,10 +58,12 @@ class GCN2Conv(nn.Module):
         p: float = 0.0,
         seed: Tensor | None = None,
         layer: int = 0,
+        beta: float | None = None,
     ) -> Tensor:
         """X and x_0 [N, channels]; returns [N, channels].
 
         ``p``, ``seed`` and ``layer`` drop elements of X (see :func:`abkd_fast.ops.dropout`).
+        ``beta`` stands for b where the layer is applied at another depth than its own.
         """
         graph = graph.gcn_norm() if self.normalize else graph
         x, p = graph.sources(x, p, seed, layer)
@@ -71,7 +73,7 @@ class GCN2Conv(nn.Module):
             self.weight1,
             x_0=x_0,
             alpha=self.alpha,
-            beta=self.beta,
+            beta=self.beta if beta is None else beta,
             act=self.act,
             p=p,
             seed=seed,

@@ -7,6 +7,7 @@ scores are not among them.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -146,6 +147,8 @@ class GCNII(_Model):
         alpha: strength of the initial residual.
         theta: identity mapping (lambda in the paper).
         init: "uniform" or "xavier".
+        shared: one layer's weight at every depth, for students as in MustaD (PLoS ONE 16(8)
+            e0256187): (in + classes) h + h^2 + h + classes parameters whatever num_layers is.
     """
 
     hidden_layers = ("convs.*",)
@@ -160,6 +163,7 @@ class GCNII(_Model):
         alpha: float = 0.1,
         theta: float = 0.5,
         init: str = "uniform",
+        shared: bool = False,
     ) -> None:
         super().__init__(dropout)
         if init not in ("uniform", "xavier"):
@@ -172,10 +176,17 @@ class GCNII(_Model):
         )
         self.convs = nn.ModuleList(
             GCN2Conv(hidden_channels, alpha, theta, layer, act="relu")
-            for layer in range(1, num_layers + 1)
+            for layer in range(1, (1 if shared else num_layers) + 1)
         )
+        self.num_layers = num_layers
+        self.betas = [math.log(theta / layer + 1.0) for layer in range(1, num_layers + 1)]
         if init == "xavier":
             self._xavier()
+
+    def extra_repr(self) -> str:
+        """Dropout, and the depth where the layers do not tell it."""
+        shared = len(self.convs) != self.num_layers
+        return super().extra_repr() + (f", num_layers={self.num_layers}" if shared else "")
 
     def _xavier(self) -> None:
         for name, parameter in self.named_parameters():
@@ -188,9 +199,10 @@ class GCNII(_Model):
         """X [N, in_channels] dense or sparse."""
         p, seed = self._draw()
         h = h_0 = self.lins[0](dropout(x, p, p > 0.0, seed))
-        for layer, conv in enumerate(self.convs, start=1):
-            h = conv(h, h_0, graph, p, seed, layer)
-        return self.lins[1](dropout(h, p, p > 0.0, seed, len(self.convs) + 1))
+        for layer in range(1, self.num_layers + 1):
+            conv = self.convs[(layer - 1) % len(self.convs)]
+            h = conv(h, h_0, graph, p, seed, layer, self.betas[layer - 1])
+        return self.lins[1](dropout(h, p, p > 0.0, seed, self.num_layers + 1))
 
 
 class MLP(_Stack):
