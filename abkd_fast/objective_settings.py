@@ -61,6 +61,14 @@ class ABKDConfig(ObjectiveConfig):
     """Keep the teacher's projections fixed at random, so that the loss cannot collapse."""
     beta: float = 1.0
     """Weight."""
+    temperature: float = 1.0
+    """Divides the scores under the map's softmax."""
+    heads: int = 1
+    """Attention maps, each with queries and keys of its own, that are averaged."""
+    shared_maps: bool = False
+    """One map for all layers of equal width, instead of one a layer."""
+    identity_subspace: bool = False
+    """Without the shared map P."""
 
     def __post_init__(self) -> None:
         check_choice("nodes", self.nodes, ("all", "train"))

@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import small_data
+from step_cases import StaticDistiller
 
 from abkd_fast import Distiller, TeacherCache, TrainConfig
 from abkd_fast._baseline_settings import MSKDConfig
 from abkd_fast.batches import ClusterBatches, NeighborBatches
+from abkd_fast.capture import Capture
 from abkd_fast.config import DistillConfig, ModelConfig, TeacherConfig
 from abkd_fast.distill import AFD, AT, GLNN, MSKD, FitNets, GraphAKD, MustaD, SemCKD
 from abkd_fast.nn import GCNII, MLP
@@ -162,3 +164,38 @@ def test_the_shell_names_a_missing_further_teacher(data, tmp_path):
         distill(config)
     with pytest.raises(ValueError, match="teachers must hold further teachers, got none"):
         distill(replace(config, mskd=MSKDConfig()))
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_static_step_is_the_eager_one(name):
+    """What a CUDA graph would replay; an objective that draws nodes runs eagerly instead."""
+    config, losses = replace(QUICK, epochs=6), []
+    for kind in (Distiller, StaticDistiller):
+        torch.manual_seed(0)
+        data = small_data()
+        teacher = TeacherCache.build(GCNII(8, 6, 4, 3).eval(), data)
+        model = GCNII(8, 4, 2, 3, dropout=0.3, init="xavier")
+        objective = MAKE[name](data)
+        result = kind(teacher, model, data, objective, config=config, callbacks=[]).fit()
+        losses.append([record["loss"] for record in result.history])
+    assert losses[0] == losses[1]
+
+
+def test_states_on_disk_are_read_as_those_in_memory(tmp_path):
+    data, edges = small_data(), small_data().graph
+    model = GCNII(8, 6, 4, 3).eval()
+    kept = TeacherCache.build(model, data)
+    mapped = TeacherCache.build(model, data, storage="mmap", path=tmp_path / "states.safetensors")
+    nodes = torch.tensor([5, 3, 40, 41])
+    torch.manual_seed(2)
+    states, logits = [torch.randn(60, 4) for _ in range(2)], torch.randn(60, 3)
+    for name, make in MAKE.items():
+        losses = []
+        for cache in (kept, mapped):
+            torch.manual_seed(1)
+            objective = make(data)
+            objective.setup(cache, [4, 4], edges)
+            whole = objective(Capture(states, logits, ["?"] * 2), cache)
+            part = Capture([h[nodes] for h in states], logits[nodes], ["?"] * 2)
+            losses.append(torch.stack([whole, objective(part, cache, nodes)]))
+        assert torch.equal(*losses), name

@@ -6,6 +6,7 @@ from abkd_fast.distill.at import AT as AT
 from abkd_fast.distill.fitnets import FitNets as FitNets
 from abkd_fast.distill.glnn import GLNN as GLNN
 from abkd_fast.distill.graphakd import GraphAKD as GraphAKD
+from abkd_fast.distill.initialize import initialize_from_attention as initialize_from_attention
 from abkd_fast.distill.kd import KD as KD
 from abkd_fast.distill.mskd import MSKD as MSKD
 from abkd_fast.distill.mustad import MustaD as MustaD

@@ -55,6 +55,14 @@ def teacher_layer(teacher: TeacherCache, layer: int, nodes: Tensor | None = None
     return rows
 
 
+def last_layer(teacher: TeacherCache) -> Tensor:
+    """The last state [N, d], for all of a run: in memory, where the cache is elsewhere."""
+    state = teacher_layer(teacher, -1)
+    if teacher.storage == "mmap" and state.data_ptr() == teacher.layer(-1).data_ptr():
+        return state.clone()
+    return state
+
+
 def teacher_logits(name: str, teacher: TeacherCache, student: Capture, at: Tensor | None) -> Tensor:
     """Class scores [B, C] at ``at``; ValueError unless the student's have that shape."""
     if teacher.logits is None:

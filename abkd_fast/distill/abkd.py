@@ -9,8 +9,15 @@ from torch import Tensor, nn
 
 from abkd_fast import ops
 from abkd_fast._autocast import widened, without_autocast
-from abkd_fast._checks import check_choice, check_finite
+from abkd_fast._checks import check_choice
 from abkd_fast.capture import Capture
+from abkd_fast.distill._layer_maps import (
+    block_means,
+    fixed_map,
+    glorot,
+    layer_maps,
+    layer_scales,
+)
 from abkd_fast.distill._unit_rows import unit_rows_distance
 from abkd_fast.distill.objective import Objective
 from abkd_fast.distill.running_means import RunningMeans
@@ -47,6 +54,11 @@ class ABKD(Objective):
         freeze_teacher_map: keep W_i and P of the teacher side fixed at random, so that D cannot
             be lowered by shrinking them; the student side gets its own P.
         beta: weight.
+        temperature: divides the scores under the softmax of the map.
+        heads: maps with queries and keys of their own, ``attention_dim`` wide; A is their mean.
+        shared_maps: one query (key, embedding) for all layers of equal width on a side, instead of
+            one a layer.
+        identity_subspace: P = I, so that M_i = W_i and r = a.
     """
 
     node_mean = True
@@ -68,6 +80,10 @@ class ABKD(Objective):
         mask: Tensor | None = None,
         freeze_teacher_map: bool = False,
         beta: float = 1.0,
+        temperature: float = 1.0,
+        heads: int = 1,
+        shared_maps: bool = False,
+        identity_subspace: bool = False,
     ) -> None:
         super().__init__()
         check_choice("softmax_over", softmax_over, ("student", "teacher"))
@@ -76,11 +92,21 @@ class ABKD(Objective):
             check_choice("map", map, MAPS)
         if not torch.isfinite(torch.tensor(float(beta))):
             raise ValueError(f"beta must be finite, got {beta}")
+        if not 0.0 < temperature < float("inf"):
+            raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
         subspace_dim = attention_dim if subspace_dim is None else subspace_dim
-        for name, value in (("attention_dim", attention_dim), ("subspace_dim", subspace_dim)):
+        sizes = {"attention_dim": attention_dim, "subspace_dim": subspace_dim, "heads": heads}
+        for name, value in sizes.items():
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
+        if identity_subspace and subspace_dim != attention_dim:
+            raise ValueError(
+                f"subspace_dim must be attention_dim={attention_dim} with identity_subspace, got "
+                f"{subspace_dim}; leave it out"
+            )
         self.attention_dim, self.subspace_dim = attention_dim, subspace_dim
+        self.temperature, self.heads = temperature, heads
+        self.shared_maps, self.identity_subspace = shared_maps, identity_subspace
         self.map, self.softmax_over, self.pool = map, softmax_over, pool
         self.normalize, self.freeze_teacher_map, self.beta = normalize, freeze_teacher_map, beta
         self.register_buffer("mask", mask, persistent=False)
@@ -96,19 +122,21 @@ class ABKD(Objective):
         a, device = self.attention_dim, teacher.device
         is_attention = isinstance(self.map, str) and self.map == "attention"
         if is_attention:
-            self.query = _layer_maps(self.teacher_widths, a, device)
-            self.key = _layer_maps(self.student_widths, a, device)
+            self.query = self._maps_of(self.teacher_widths, self.heads * a, device)
+            self.key = self._maps_of(self.student_widths, self.heads * a, device)
             self.running_means = RunningMeans(self.student_widths, device)
         else:
-            fixed = _fixed_map(self.map, len(self.teacher_widths), len(self.student_widths))
+            fixed = fixed_map(self.map, len(self.teacher_widths), len(self.student_widths))
             self.register_buffer("fixed_map", fixed.to(device))
-        self.teacher_embedding = _layer_maps(self.teacher_widths, a, device)
-        self.student_embedding = _layer_maps(self.student_widths, a, device)
-        self.subspace = nn.Parameter(_glorot(a, self.subspace_dim, device))
+        self.teacher_embedding = self._maps_of(self.teacher_widths, a, device)
+        self.student_embedding = self._maps_of(self.student_widths, a, device)
         if self.freeze_teacher_map:
             self.teacher_embedding.requires_grad_(False)
-            self.register_buffer("teacher_subspace", _glorot(a, self.subspace_dim, device))
-        self.register_buffer("teacher_means", _block_means(teacher.means), persistent=False)
+        if not self.identity_subspace:
+            self.subspace = nn.Parameter(glorot(a, self.subspace_dim, device))
+            if self.freeze_teacher_map:
+                self.register_buffer("teacher_subspace", glorot(a, self.subspace_dim, device))
+        self.register_buffer("teacher_means", block_means(teacher.means), persistent=False)
         self.masked_moments, counted = None, None
         if self.mask is not None:
             self.mask = self.mask.to(device)
@@ -118,7 +146,7 @@ class ABKD(Objective):
         scale = None
         if self.normalize == "standardize":
             widths = torch.tensor(self.teacher_widths, device=device)
-            layers = _layer_scales(self.masked_moments or teacher.whole_moments, teacher.widths)
+            layers = layer_scales(self.masked_moments or teacher.whole_moments, teacher.widths)
             scale = layers.repeat_interleave(widths)[:, None]
         self.register_buffer("teacher_scale", scale, persistent=False)
 
@@ -133,12 +161,16 @@ class ABKD(Objective):
         num_teacher, num_student = len(self.teacher_widths), len(self.student_widths)
         means = student.means if share == 1.0 else self.running_means(student.means, share)
         means = torch.block_diag(*[mean[None] for mean in means])
-        queries = ops.linear(self.teacher_means, self.query.t())
-        scores = ops.linear(queries, means @ self.key)
-        scores = scores / self.attention_dim**0.5
-        if self.softmax_over == "student":
-            return scores.softmax(dim=1)
-        return scores.softmax(dim=0) * (num_teacher / num_student)
+        query, key = self._every(self.query, self.teacher_widths), self.key
+        queries = ops.linear(self.teacher_means, query.t()).split(self.attention_dim, dim=1)
+        keys = (means @ self._every(key, self.student_widths)).split(self.attention_dim, dim=1)
+        scale = self.attention_dim**0.5 * self.temperature
+        scores = [ops.linear(q, k) / scale for q, k in zip(queries, keys, strict=True)]
+        dim = 1 if self.softmax_over == "student" else 0
+        attention = scores[0].softmax(dim)
+        if self.heads > 1:
+            attention = torch.stack([head.softmax(dim) for head in scores]).mean(0)
+        return attention if dim == 1 else attention * (num_teacher / num_student)
 
     def maps(self) -> tuple[list[Tensor], list[Tensor]]:
         """M_i = W_i P / scale_i, each [d_i, r], and N_j = V_j P, each [d_j, r]."""
@@ -150,13 +182,30 @@ class ABKD(Objective):
 
     def _stacked_maps(self) -> tuple[Tensor, Tensor]:
         """M [sum d_i, r] and N [sum d_j, r]."""
-        subspace = transposed(self.subspace)  # once: its two gradients then add up in place
-        frozen = self.freeze_teacher_map
-        teacher_subspace = transposed(self.teacher_subspace) if frozen else subspace
-        teacher_map = ops.linear(self.teacher_embedding, teacher_subspace)
+        teacher_map = self._every(self.teacher_embedding, self.teacher_widths)
+        student_map = self._every(self.student_embedding, self.student_widths)
+        if not self.identity_subspace:
+            subspace = transposed(self.subspace)  # once: its two gradients then add up in place
+            frozen = self.freeze_teacher_map
+            teacher_subspace = transposed(self.teacher_subspace) if frozen else subspace
+            teacher_map = ops.linear(teacher_map, teacher_subspace)
+            student_map = ops.linear(student_map, subspace)
         if self.teacher_scale is not None:
-            teacher_map = teacher_map.div_(self.teacher_scale)
-        return teacher_map, ops.linear(self.student_embedding, subspace)
+            teacher_map = teacher_map / self.teacher_scale
+        return teacher_map, student_map
+
+    def _maps_of(self, widths: list[int], wide: int, device: torch.device) -> nn.Parameter:
+        """Maps [d, wide] of every layer, or of every width, stacked."""
+        kept = list(dict.fromkeys(widths)) if self.shared_maps else widths
+        return layer_maps(kept, wide, device)
+
+    def _every(self, stacked: Tensor, widths: list[int]) -> Tensor:
+        """Stacked maps of every layer, [sum of widths, wide]."""
+        if not self.shared_maps:
+            return stacked
+        kept = list(dict.fromkeys(widths))
+        maps = dict(zip(kept, stacked.split(kept), strict=True))
+        return torch.cat([maps[width] for width in widths])
 
     @without_autocast
     def forward(
@@ -217,7 +266,7 @@ class ABKD(Objective):
         student_maps: list[Tensor],
     ) -> tuple[Tensor, Tensor]:
         """D_ij = |p_i - s_j|^2 / r of the projected mean states."""
-        teacher_means = _block_means(moments.mean.split(self.teacher_widths))
+        teacher_means = block_means(moments.mean.split(self.teacher_widths))
         p = teacher_means @ torch.cat(teacher_maps)
         s = torch.stack([mean @ m for mean, m in zip(means, student_maps, strict=True)])
         if self.normalize == "rows":
@@ -233,50 +282,11 @@ class ABKD(Objective):
             f"attention_dim={self.attention_dim}, subspace_dim={self.subspace_dim}, map={given!r}, "
             f"softmax_over={self.softmax_over!r}, pool={self.pool}, normalize={self.normalize!r}, "
             f"mask={mask}, freeze_teacher_map={self.freeze_teacher_map}, beta={self.beta}"
+            f"{self._more()}"
         )
 
-
-def _glorot(fan_in: int, fan_out: int, device: torch.device) -> Tensor:
-    return nn.init.xavier_uniform_(torch.empty(fan_in, fan_out, device=device))
-
-
-def _layer_maps(widths: Sequence[int], a: int, device: torch.device) -> nn.Parameter:
-    """One map [d, a] a layer, stacked to [sum d, a] so that one product serves all layers."""
-    return nn.Parameter(torch.cat([_glorot(width, a, device) for width in widths]))
-
-
-def _block_means(means: Sequence[Tensor]) -> Tensor:
-    """Means [d_t] of all layers, block-diagonal [T, sum d_t]: one product maps each of them."""
-    return torch.block_diag(*[mean.to(torch.get_default_dtype())[None] for mean in means])
-
-
-def _layer_scales(moments: Moments, widths: Sequence[int]) -> Tensor:
-    """Standard deviation [T] of every layer: root of the mean variance of its features."""
-    variances = [
-        (second.double().diagonal() - mean.double().square()).mean().clamp_min(0.0)
-        for second, mean in zip(moments.second, moments.mean.split(list(widths)), strict=True)
-    ]
-    scale = torch.stack(variances).sqrt()
-    return torch.where(scale > 0, scale, 1.0).to(torch.get_default_dtype())
-
-
-def _fixed_map(map: str | Tensor, num_teacher: int, num_student: int) -> Tensor:
-    """The [T, S] map called ``map``, of total mass T."""
-    if isinstance(map, Tensor):
-        if list(map.shape) != [num_teacher, num_student]:
-            raise ValueError(
-                f"map must be [T={num_teacher}, S={num_student}], got {list(map.shape)}"
-            )
-        check_finite("map", map)
-        if bool((map < 0).any()) or not bool(map.sum() > 0):
-            raise ValueError("map must be >= 0 with a positive sum; negative pairs repel")
-        return map.detach().to(torch.get_default_dtype()) * (num_teacher / map.sum().item())
-    if map == "uniform":
-        return torch.full((num_teacher, num_student), 1.0 / num_student)
-    fixed = torch.zeros(num_teacher, num_student)
-    if map == "last":
-        fixed[-1, -1] = num_teacher
-    else:
-        rows = torch.arange(num_teacher)
-        fixed[rows, rows * num_student // num_teacher] = 1.0
-    return fixed
+    def _more(self) -> str:
+        """Settings that runs of former versions do not name, where they are not the defaults."""
+        usual = {"temperature": 1.0, "heads": 1, "shared_maps": False, "identity_subspace": False}
+        found = {name: getattr(self, name) for name in usual}
+        return "".join(f", {k}={v}" for k, v in found.items() if v != usual[k])

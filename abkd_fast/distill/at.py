@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from abkd_fast._autocast import widened, without_autocast
 from abkd_fast.capture import Capture
-from abkd_fast.distill._rows import check_weight, student_layers, teacher_layer
+from abkd_fast.distill._rows import check_weight, last_layer, student_layers
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
 from abkd_fast.teacher import TeacherCache
@@ -38,7 +38,7 @@ class AT(Objective):
         """Keep the teacher's energies."""
         del graph
         student_layers("AT", list(student_widths))
-        energy = teacher_layer(teacher, -1).square().sum(1)
+        energy = last_layer(teacher).square().sum(1)
         self.register_buffer("energy", energy, persistent=False)
 
     @without_autocast

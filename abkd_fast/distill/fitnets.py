@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from abkd_fast._autocast import widened, without_autocast
 from abkd_fast.capture import Capture
 from abkd_fast.distill._projection import Projection
-from abkd_fast.distill._rows import check_size, check_weight, student_layers, teacher_layer
+from abkd_fast.distill._rows import check_size, check_weight, last_layer, student_layers
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
 from abkd_fast.teacher import TeacherCache
@@ -29,6 +29,8 @@ class FitNets(Objective):
         weight: published for graphs: 1000.
     """
 
+    target: Tensor  # the teacher's last layer, [N, d]
+
     def __init__(self, projection_dim: int = 256, weight: float = 1000.0) -> None:
         super().__init__()
         self.projection_dim = check_size("projection_dim", projection_dim)
@@ -43,6 +45,7 @@ class FitNets(Objective):
         r, device = self.projection_dim, teacher.device
         self.student_projection = Projection(width, r, device=device)
         self.teacher_projection = Projection(teacher.widths[-1], r, device=device)
+        self.register_buffer("target", last_layer(teacher), persistent=False)
 
     @without_autocast
     def forward(
@@ -50,7 +53,9 @@ class FitNets(Objective):
     ) -> Tensor:
         """Distance of the projections over the nodes at hand."""
         found = self.student_projection(widened(student.states[-1]))
-        wanted = self.teacher_projection(teacher_layer(teacher, -1, nodes))
+        del teacher
+        wanted = self.target if nodes is None else self.target[nodes]
+        wanted = self.teacher_projection(wanted)
         loss = F.mse_loss(F.normalize(found, dim=1), F.normalize(wanted, dim=1))
         self.scalars = {"fitnets": loss.detach()}
         return self.weight * loss

@@ -15,8 +15,8 @@ from abkd_fast.distill._edges import edge_dots
 from abkd_fast.distill._rows import (
     check_weight,
     graph_among,
+    last_layer,
     student_layers,
-    teacher_layer,
     teacher_logits,
 )
 from abkd_fast.distill.objective import Objective
@@ -55,6 +55,7 @@ class GraphAKD(Objective):
     """
 
     labels: Tensor | None
+    target: Tensor  # the teacher's last layer, [N, d]
 
     def __init__(self, weight: float = 1.0, labels: Tensor | None = None) -> None:
         super().__init__()
@@ -75,6 +76,7 @@ class GraphAKD(Objective):
         self.match = nn.Identity() if same else nn.Linear(width, wanted, device=device)
         self.of_logits = _OfLogits(teacher.logits.size(1), device)
         self.of_edges, self.of_graph = _Similarity(wanted, device), _Similarity(wanted, device)
+        self.register_buffer("target", last_layer(teacher), persistent=False)
         if self.labels is not None:
             self.labels = self.labels.to(device)
 
@@ -84,7 +86,7 @@ class GraphAKD(Objective):
     ) -> Tensor:
         """Both losses over the nodes at hand."""
         wanted = teacher_logits("GraphAKD", teacher, student, nodes)
-        theirs = wanted, teacher_layer(teacher, -1, nodes)
+        theirs = wanted, self.target if nodes is None else self.target[nodes]
         ours = widened(student.logits), self.match(widened(student.states[-1]))
         graph = graph_among("GraphAKD", student, self.graph, nodes)
         labels = self.labels if self.labels is None or nodes is None else self.labels[nodes]

@@ -15,8 +15,8 @@ from abkd_fast.distill._rows import (
     check_size,
     check_weight,
     graph_among,
+    last_layer,
     student_layers,
-    teacher_layer,
 )
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
@@ -79,10 +79,10 @@ class MSKD(Objective):
         self.key = nn.ModuleList(
             nn.Linear(each.widths[-1], a, bias=False, device=device) for each in everyone
         )
+        self.targets = [last_layer(each) for each in everyone]
         with torch.no_grad():
             self.wanted = [
-                neighbour_log_probabilities(graph, teacher_layer(each, -1), self.scale)
-                for each in everyone
+                neighbour_log_probabilities(graph, target, self.scale) for target in self.targets
             ]
 
     @without_autocast
@@ -90,11 +90,12 @@ class MSKD(Objective):
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
     ) -> Tensor:
         """Weighted divergence over the nodes at hand and the edges among them."""
-        everyone, state = [teacher, *self.teachers], widened(student.states[-1])
+        del teacher
+        state = widened(student.states[-1])
         graph = graph_among("MSKD", student, self.graph, nodes)
-        theirs = [teacher_layer(each, -1, nodes) for each in everyone]
-        wanted = self.wanted
+        theirs, wanted = self.targets, self.wanted
         if nodes is not None:
+            theirs = [target[nodes] for target in theirs]
             with torch.no_grad():
                 wanted = [neighbour_log_probabilities(graph, h, self.scale) for h in theirs]
         similar, total = _similarity(graph, state, self.scale)

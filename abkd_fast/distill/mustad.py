@@ -11,7 +11,7 @@ from abkd_fast import ops
 from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._checks import check_choice
 from abkd_fast.capture import Capture
-from abkd_fast.distill._rows import check_weight, student_layers, teacher_layer, teacher_logits
+from abkd_fast.distill._rows import check_weight, last_layer, student_layers, teacher_logits
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
 from abkd_fast.teacher import TeacherCache
@@ -36,6 +36,8 @@ class MustaD(Objective):
         hidden_weight: published: 0.01, 0.01, 10.
     """
 
+    target: Tensor  # the teacher's last layer, [N, d]
+
     def __init__(
         self,
         temperature: float = 2.0,
@@ -59,6 +61,7 @@ class MustaD(Objective):
         width, wanted = student_layers("MustaD", list(student_widths))[-1], teacher.widths[-1]
         same = width == wanted
         self.match = nn.Identity() if same else nn.Linear(width, wanted, device=teacher.device)
+        self.register_buffer("target", last_layer(teacher), persistent=False)
 
     @without_autocast
     def forward(
@@ -67,8 +70,8 @@ class MustaD(Objective):
         """Weighted divergence of scores and hidden states."""
         wanted = teacher_logits("MustaD", teacher, student, nodes)
         scores = _divergence(student.logits, wanted / self.temperature)
-        hidden, target = widened(student.states[-1]), teacher_layer(teacher, -1, nodes)
-        hidden = self.match(hidden)
+        hidden = self.match(widened(student.states[-1]))
+        target = self.target if nodes is None else self.target[nodes]
         if self.kernel == "kl":
             kernel = _divergence(hidden, target)
         else:
