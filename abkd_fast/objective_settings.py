@@ -18,6 +18,11 @@ from abkd_fast._baseline_settings import MSKDConfig as MSKDConfig
 from abkd_fast._baseline_settings import MustaDConfig as MustaDConfig
 from abkd_fast._baseline_settings import SemCKDConfig as SemCKDConfig
 from abkd_fast._checks import check_choice
+from abkd_fast._structure_settings import CKAConfig as CKAConfig
+from abkd_fast._structure_settings import GSPConfig as GSPConfig
+from abkd_fast._structure_settings import LSPConfig as LSPConfig
+from abkd_fast._structure_settings import RKDConfig as RKDConfig
+from abkd_fast._structure_settings import SPConfig as SPConfig
 from abkd_fast.distill import ABKD, KD, Objective
 from abkd_fast.objective_config import ObjectiveConfig as ObjectiveConfig
 from abkd_fast.objective_config import RunFacts as RunFacts
@@ -95,6 +100,11 @@ class ObjectiveSettings:
     mskd: MSKDConfig = MSKDConfig()
     graphakd: GraphAKDConfig = GraphAKDConfig()
     mustad: MustaDConfig = MustaDConfig()
+    lsp: LSPConfig = LSPConfig()
+    gsp: GSPConfig = GSPConfig()
+    sp: SPConfig = SPConfig()
+    rkd: RKDConfig = RKDConfig()
+    cka: CKAConfig = CKAConfig()
 
     def chosen(self, objective: str) -> dict[str, ObjectiveConfig]:
         """Settings by name of the terms of ``objective``, in the registry's order.
