@@ -28,6 +28,7 @@ from abkd_fast.graph import CSRGraph as CSRGraph
 from abkd_fast.inductive import predict as predict
 from abkd_fast.memory import empty_cache as empty_cache
 from abkd_fast.memory import memory_reserved as memory_reserved
+from abkd_fast.memory import use_huge_pages as use_huge_pages
 from abkd_fast.model_file import load_model as load_model
 from abkd_fast.model_file import save_model as save_model
 from abkd_fast.plan import MemoryPlan as MemoryPlan

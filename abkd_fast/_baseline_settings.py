@@ -49,7 +49,7 @@ class AFDConfig(ObjectiveConfig):
     objective = AFD
     attention_dim: int = 128
     """Width of queries and keys."""
-    samples: int = 4096
+    samples: int = 1024
     """Nodes drawn in each step."""
     weight: float = 200.0
     """Weight."""
@@ -86,6 +86,13 @@ class MSKDConfig(ObjectiveConfig):
     def further_teachers(self) -> tuple[Path, ...]:
         """Those of --mskd.teachers."""
         return self.teachers
+
+    def check_complete(self) -> None:
+        """Raise ValueError without further teachers."""
+        if not self.teachers:
+            raise ValueError(
+                "mskd.teachers must name one teacher or more beside --teacher, got none"
+            )
 
     def build(self, run: RunFacts) -> MSKD:
         """The objective, with the further teachers of the run."""

@@ -123,7 +123,8 @@ class DistillConfig(ObjectiveSettings, DataConfig):
         _check_spec("student", self.student)
         if self.compression is not None:
             parse_ratio(self.compression)
-        self.chosen(self.objective)  # its checks
+        for settings in self.terms.values():
+            settings.check_complete()
         if self.teacher_layers is not None and not self.needs_states:
             raise ValueError(
                 f"teacher_layers must be left out where no layers are aligned, got "

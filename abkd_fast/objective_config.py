@@ -58,6 +58,9 @@ class ObjectiveConfig:
         """Teachers that the objective needs beside the run's."""
         return ()
 
+    def check_complete(self) -> None:
+        """Raise ValueError unless a run of the shell can use these settings as they are."""
+
     def build(self, run: RunFacts) -> Objective:
         """The objective, for a run."""
         del run

@@ -86,11 +86,11 @@ def distill(config: DistillConfig, command: str = "", world: World | None = None
         data = load_data(config)
         config = with_student(config, data, _call)
         _check(config, data)
-        cache, logits, teacher_name = _teacher(config, data)
         others = [
             _from_file(config, path, data, None, f"teacher-cache-{i}")[0]
             for i, path in enumerate(config.further_teachers, start=2)
         ]
+        cache, logits, teacher_name = _teacher(config, data)
     writes = world is None or world.is_first
     results = []
     for seed in range(config.seeds):

@@ -79,7 +79,9 @@ def distil(options: argparse.Namespace) -> dict[str, Any]:
     data = arxiv_features(root=options.root)
     cache = af.TeacherCache.load(file_of(options.folder, options.dtype), options.storage)
     torch.manual_seed(0)
-    student = STUDENTS[options.student](data.num_features, STUDENT, 2, data.num_classes)
+    student = STUDENTS[options.student](
+        data.num_features, STUDENT, 2, data.num_classes, norm="batch_norm"
+    )
     config = TrainConfig(epochs=options.steps, patience=None)
     result = af.Distiller(cache, student, data, af.KD() + af.ABKD(), config=config).fit()
     steps = [record["step_ms"] for record in result.history]

@@ -54,7 +54,7 @@ def parts(device: str, tiny: bool, capability: str, folder: Path) -> list[Part]:
     if device == "cuda":
         build = [*python, "setup.py", "-q", "build", "--build-lib", str(BUILT)]
         setting = {"ABKD_CUDA": "1", "TORCH_CUDA_ARCH_LIST": f"{capability}+PTX"}
-        found.append(Part("build", build, 120, setting))
+        found.append(Part("build", build, 300, setting))
     pytest = [*python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default", "tests/gpu"]
     found.append(Part("tests/gpu", pytest, 180, environment))
     sample = [*python, "bench/gpu_sample.py", "--device", device]

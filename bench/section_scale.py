@@ -17,28 +17,29 @@ def arxiv_section(report: dict[str, Any]) -> list[str]:
         for row in report["build"]
     ]
     steps = [
-        [f"{row['student']} 2 x 256", row["storage"], row["dtype"], f"{row['peak_mb']:,.0f}"]
+        [f"{row['student']} 2 x 256", f"{row['parameters']:,}", row["storage"], row["dtype"]]
+        + [f"{row['peak_mb']:,.0f}"]
         + [f"{1e-3 * row['step_ms']:.2f}", f"{row['load']:.0f}"]
         for row in report["distil"]
     ]
     first = report["build"][0]
+    head = ["student", "parameters", "storage", "states", "peak MB", "s a step", "load"]
     return [
         "## OGBN-Arxiv's size: a teacher on disk",
         "",
         f"OGBN-Arxiv's real graph ({first['num_nodes']:,} nodes, {first['num_edges']:,} edges in",
         "both directions) and labels, synthetic features. Teacher GAT 750-750-40 (3 heads x 250,",
         f"{first['parameters']:,} parameters, random), its states of 2 x 750 in one cache;",
-        "students distilled from it with KD + ABKD. Every line is a fresh process; *peak* is its",
-        "largest resident size, torch and the data included. With storage `mmap` the states are a",
-        "file,",
-        "with `memory` all are held: a run that builds and distils in one process peaks at the",
-        "larger of both lines. *load* is the machine's while the line was measured, on two cores:",
-        "times of lines with other loads do not compare.",
+        "students with batch norm distilled from it with KD + ABKD. Every line is a fresh",
+        "process; *peak* is its largest resident size, torch and the data included. With storage",
+        "`mmap` the states are a file, with `memory` all are held: a run that builds and distils",
+        "in one process peaks at the larger of both lines. *load* is the machine's while the line",
+        "was measured, on two cores: times of lines with other loads do not compare.",
         f"`python bench/bench_arxiv.py`. {machine(report)}",
         "",
         *table(["storage", "states", "states MB", "build s", "peak MB", "load"], builds),
         "",
-        *table(["student", "storage", "states", "peak MB", "s a step", "load"], steps),
+        *table(head, steps),
         "",
     ]
 
@@ -110,7 +111,8 @@ def growth_ops_section(report: dict[str, Any]) -> list[str]:
     return [
         "### R-MAT, to a whole step",
         "",
-        "Synthetic R-MAT graphs, generated row block by row block, F = 64. spmm: forward. conv:",
+        "Synthetic R-MAT graphs, generated row block by row block, F = 64. spmm: forward, features",
+        "on huge pages (`use_huge_pages`), as the states between layers are. conv:",
         "forward of a layer 64 -> 64 of means. layer_pair: forward and backward, teacher 4 x 16,",
         "student 2 x 16; it has no edges, its *ns an edge* are time over 10 N. step: one of a",
         "Distiller, GCN student 2 x 16 of 64 features, KD + ABKD. *MB*: peak resident size with",

@@ -1,12 +1,13 @@
 """Settings refuse what cannot work, before anything is read or trained."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from abkd_fast import ABKD, KD, TrainConfig
 from abkd_fast.config import DistillConfig
-from abkd_fast.objective_settings import OBJECTIVES, ObjectiveSettings, RunFacts
+from abkd_fast.objective_settings import OBJECTIVES, MSKDConfig, ObjectiveSettings, RunFacts
 
 
 @pytest.mark.parametrize(
@@ -63,4 +64,11 @@ def test_objectives_are_sums_in_any_order():
 def test_every_objective_is_made_from_its_settings(name):
     settings = getattr(ObjectiveSettings(), name)
     assert type(settings.build(RunFacts())) is settings.objective
-    assert DistillConfig(objective=name).terms == {name: settings}
+    mskd = MSKDConfig(teachers=(Path("shallow"),))
+    config = DistillConfig(objective=name, mskd=mskd)
+    assert config.terms == {name: mskd if name == "mskd" else settings}
+
+
+def test_objectives_that_lack_something_are_refused():
+    with pytest.raises(ValueError, match="mskd.teachers must name one teacher or more beside"):
+        DistillConfig(objective="kd+mskd")

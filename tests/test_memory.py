@@ -9,7 +9,17 @@ import torch
 from torch.autograd import gradgradcheck
 from torch.profiler import ProfilerActivity, profile
 
-from abkd_fast import ABKD, KD, Callback, Distiller, TrainConfig, data, empty_cache, memory_reserved
+from abkd_fast import (
+    ABKD,
+    KD,
+    Callback,
+    Distiller,
+    TrainConfig,
+    data,
+    empty_cache,
+    memory_reserved,
+    use_huge_pages,
+)
 from abkd_fast import nn as af_nn
 from abkd_fast._backend import backend_of
 from abkd_fast.memory import empty_output, pick, transposed
@@ -169,3 +179,24 @@ def test_a_step_leaves_nothing_to_the_garbage_collector(graph_data):
     finally:
         gc.enable()
     assert reserved[1:] == [reserved[1]] * 3
+
+
+def huge_kb():
+    with open("/proc/self/smaps_rollup") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("AnonHugePages"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="huge pages are asked for on Linux")
+def test_features_move_to_huge_pages_as_they_are():
+    x = torch.arange(16 * 2**20, dtype=torch.float32).view(-1, 64)  # 64 MB
+    copy, address, before = x.clone(), x.data_ptr(), huge_kb()
+    done = use_huge_pages(x[1:])
+    assert x.data_ptr() == address and torch.equal(x, copy)
+    assert not done or huge_kb() - before >= 60 * 1024
+
+
+def test_little_memory_stays_where_it_is():
+    x = torch.ones(100, 64)
+    assert use_huge_pages(x) is False and (x == 1).all()
+    assert use_huge_pages(torch.empty(0, 64)) is False
+    assert use_huge_pages(torch.empty(2**24, device="meta")) is False

@@ -182,8 +182,7 @@ def test_the_shell_names_a_missing_further_teacher(data, tmp_path):
     )
     with pytest.raises(FileNotFoundError, match=r"absent.safetensors"):
         distill(config)
-    with pytest.raises(ValueError, match="teachers must hold further teachers, got none"):
-        distill(replace(config, mskd=MSKDConfig()))
+    assert not (tmp_path / "teachers").exists()  # named before the run's own teacher is trained
 
 
 @pytest.mark.parametrize("name", MAKE)

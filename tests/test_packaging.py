@@ -41,6 +41,33 @@ def test_import_is_light():
     assert result.stdout.strip() == "[]", result.stdout + result.stderr
 
 
+BARE = """
+import sys
+for name in {heavy}:
+    sys.modules[name] = None  # an import of it fails
+import torch
+import abkd_fast as af
+from abkd_fast.nn import GCN
+n = 12
+edges = torch.stack([torch.arange(n), (torch.arange(n) + 1) % n])
+masks = [torch.arange(n) % 3 == part for part in range(3)]
+graph = af.CSRGraph.from_edge_index(edges, n)
+data = af.GraphData(torch.randn(n, 4), graph, torch.arange(n) % 2, *masks)
+teacher, student = GCN(4, 8, 3, 2), GCN(4, 2, 3, 2)
+config = af.TrainConfig(epochs=3)
+run = af.Distiller(teacher, student, data, af.KD() + af.ABKD(), config=config, callbacks=[])
+print(sorted(run.fit().metrics["student"]["scores"]["test"]))
+"""
+
+
+def test_training_needs_torch_numpy_and_scipy_alone():
+    """What bench/gpu_check.py promises to a machine on which nothing can be installed."""
+    heavy = ("matplotlib", "rich", "sklearn", "jinja2", "tyro", "safetensors", "torch_geometric")
+    code = BARE.format(heavy=heavy)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "['acc', 'macro_f1']", result.stdout + result.stderr
+
+
 def test_version_is_in_one_place():
     import abkd_fast
 

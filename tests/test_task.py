@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import small_data
+from sklearn.metrics import f1_score
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
 from abkd_fast import ABKD, KD, Distiller, TeacherCache, TrainConfig, ops
@@ -56,6 +57,16 @@ def test_multiclass_scores():
     assert scores["acc"] == 50.0
     assert scores["macro_f1"] == pytest.approx(100 * (1 / 2 + 2 / 3 + 0) / 3)
     assert MULTICLASS.fast_score(logits, torch.tensor([0, 1, 1, 0]), ALL) == 50.0
+
+
+def test_macro_f1_is_scikit_learns():
+    torch.manual_seed(0)
+    logits, y = torch.randn(200, 9), torch.randint(7, (200,))  # two classes have no label
+    logits[:, 8] = -10.0  # and one of them is never predicted
+    mask = torch.rand(200) < 0.7
+    found = MULTICLASS.scores(logits, y, mask)["macro_f1"]
+    expected = f1_score(y[mask], logits[mask].argmax(1), average="macro", zero_division=0.0)
+    assert found == pytest.approx(100.0 * expected, rel=1e-12)
 
 
 def test_multilabel_scores():

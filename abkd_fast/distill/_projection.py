@@ -37,8 +37,9 @@ class Projection(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """X [B, in_channels]; returns [B, out_channels]."""
         x = self.linear(x)
-        variance, mean = torch.var_mean(x, dim=0, correction=0)
-        x = (x - mean) * (variance + _EPS).rsqrt() * self.weight + self.bias
+        x = x - x.mean(0)
+        scale = self.weight * (x.square().mean(0) + _EPS).rsqrt()
+        x = torch.addcmul(self.bias, x, scale)
         return x.relu() if self.relu else x
 
 

@@ -56,11 +56,9 @@ def teacher_layer(teacher: TeacherCache, layer: int, nodes: Tensor | None = None
 
 
 def last_layer(teacher: TeacherCache) -> Tensor:
-    """The last state [N, d], for all of a run: in memory, where the cache is elsewhere."""
+    """The last state [N, d] for all of a run: in memory, and in one piece."""
     state = teacher_layer(teacher, -1)
-    if teacher.storage == "mmap" and state.data_ptr() == teacher.layer(-1).data_ptr():
-        return state.clone()
-    return state
+    return state.clone() if teacher.storage == "mmap" else state.contiguous()
 
 
 def teacher_logits(name: str, teacher: TeacherCache, student: Capture, at: Tensor | None) -> Tensor:

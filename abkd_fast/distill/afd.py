@@ -46,7 +46,7 @@ class AFD(Objective):
     """
 
     def __init__(
-        self, attention_dim: int = 128, samples: int = 4096, weight: float = 200.0
+        self, attention_dim: int = 128, samples: int = 1024, weight: float = 200.0
     ) -> None:
         super().__init__()
         self.attention_dim = check_size("attention_dim", attention_dim)

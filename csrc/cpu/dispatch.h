@@ -196,10 +196,13 @@ struct SpmmKernels {
   void (*spmm)(const SpmmArgs&, int64_t begin, int64_t end);
   void (*spmm_chunk)(const SpmmArgs&, int64_t first, int64_t stop, void* sums);
   void (*spmm_add_chunks)(const SpmmArgs&, int64_t row, void* sums, int64_t chunks);
-  void (*spmm_extremum)(const SpmmArgs&, int64_t begin, int64_t end);
   void (*sddmm)(const SddmmArgs&, int64_t first, int64_t stop);
-  void (*spmm_extremum_dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
-  void (*spmm_extremum_dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
+};
+
+struct ExtremumKernels {
+  void (*extremum)(const SpmmArgs&, int64_t begin, int64_t end);
+  void (*dx)(const ExtremumDxArgs&, int64_t begin, int64_t end);
+  void (*dvalue)(const ExtremumDvalueArgs&, int64_t begin, int64_t end);
 };
 
 struct DenseKernels {
@@ -219,6 +222,7 @@ Isa isa();
 const char* isa_name();
 
 const SpmmKernels& spmm_kernels();
+const ExtremumKernels& extremum_kernels();
 const DenseKernels& dense_kernels();
 
 }  // namespace abkd

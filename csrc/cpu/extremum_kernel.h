@@ -1,5 +1,11 @@
-// Maximum and minimum over the edges of a row, and their gradients. No include guard: part of
-// spmm_kernel.h. The minimum is the maximum of negated messages.
+// Maximum and minimum over the edges of a row, and their gradients. The minimum is the maximum of
+// negated messages. No include guard: see each_isa.h.
+
+// clang-format off: each file uses the ones before it
+#include "simd.h"
+#include "sum_kernel.h"
+#include "by_width.h"
+// clang-format on
 
 constexpr int kExtremumTile = ABKD_VECTOR_BYTES >= 64 ? 8 : 4;
 
@@ -155,3 +161,19 @@ void extremum_dvalue_rows(const ExtremumDvalueArgs& args, int64_t begin, int64_t
     }
   }
 }
+
+#define ABKD_EXTREMUM(T, I) (ByWidth<ExtremumRows, T, I, kLanes<T>>::run)
+#define ABKD_EXTREMUM_DX(T, I) (ByWidth<ExtremumDxRows, T, I, kLanes<T>>::run)
+#define ABKD_EXTREMUM_DVALUE(T, I) (extremum_dvalue_rows<T, I>)
+
+inline void extremum(const SpmmArgs& args, int64_t begin, int64_t end) {
+  ABKD_BY_DTYPE(ABKD_BY_COLUMNS, ABKD_EXTREMUM, args, begin, end)
+}
+inline void extremum_dx(const ExtremumDxArgs& args, int64_t begin, int64_t end) {
+  ABKD_BY_TYPE(ABKD_EXTREMUM_DX, args, begin, end)
+}
+inline void extremum_dvalue(const ExtremumDvalueArgs& args, int64_t begin, int64_t end) {
+  ABKD_BY_TYPE(ABKD_EXTREMUM_DVALUE, args, begin, end)
+}
+
+const ExtremumKernels extremum_table = {extremum, extremum_dx, extremum_dvalue};

@@ -46,9 +46,8 @@ std::tuple<Tensor, Tensor> segment_csr_extremum_cpu(Tensor src, Tensor indptr, b
   SpmmArgs args = segment_args(csr, rows, out);
   args.arg = winners ? arg.data_ptr() : nullptr;
   args.maximum = maximum;
-  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
-    spmm_kernels().spmm_extremum(args, begin, end);
-  });
+  parallel_rows(csr, width,
+                [&](int64_t begin, int64_t end) { extremum_kernels().extremum(args, begin, end); });
   return {out, arg};
 }
 

@@ -78,9 +78,8 @@ std::tuple<Tensor, Tensor> spmm_extremum_cpu(Tensor rowptr, Tensor col, std::opt
                          maximum,
                          csr.edges(),
                          prefetch_distance(x.size(0), width, dtype)};
-  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
-    spmm_kernels().spmm_extremum(args, begin, end);
-  });
+  parallel_rows(csr, width,
+                [&](int64_t begin, int64_t end) { extremum_kernels().extremum(args, begin, end); });
   return {out, arg};
 }
 
@@ -125,9 +124,8 @@ Tensor spmm_extremum_dx_cpu(Tensor rowptr_t, Tensor col_t, Tensor perm, std::opt
                                gradient.data_ptr(),
                                out.data_ptr(),
                                width};
-  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
-    spmm_kernels().spmm_extremum_dx(args, begin, end);
-  });
+  parallel_rows(csr, width,
+                [&](int64_t begin, int64_t end) { extremum_kernels().dx(args, begin, end); });
   return out;
 }
 
@@ -145,9 +143,8 @@ Tensor spmm_extremum_dvalue_cpu(Tensor rowptr, Tensor col, Tensor x, Tensor arg,
   const ExtremumDvalueArgs args = {
       csr.view(),     type, features.data_ptr(), winners.data_ptr(), gradient.data_ptr(),
       out.data_ptr(), width};
-  parallel_rows(csr, width, [&](int64_t begin, int64_t end) {
-    spmm_kernels().spmm_extremum_dvalue(args, begin, end);
-  });
+  parallel_rows(csr, width,
+                [&](int64_t begin, int64_t end) { extremum_kernels().dvalue(args, begin, end); });
   return out;
 }
 

@@ -46,6 +46,7 @@ def test_replay_equals_eager(backend, student, objective, config, capsys):
 
 @pytest.mark.parametrize("at", [2, 7, 15])
 def test_a_resumed_captured_run_equals_the_uninterrupted_eager_one(tmp_path, at, capsys):
+    pytest.importorskip("safetensors")
     config = replace(ONECYCLE, checkpoint_every=3)
     with pytest.raises(KeyboardInterrupt):
         captured("gcnii", "kd+abkd", config=config, out=tmp_path, callbacks=[Stop(at)]).fit()

@@ -24,6 +24,7 @@ def stored(teacher, storage, folder):
         return teacher.pin_memory()
     if storage == "memory":
         return teacher
+    pytest.importorskip("safetensors")
     path = folder / f"cache-{teacher.dtype}"
     TeacherCache.from_states([teacher], dtype=teacher.dtype).save(path)
     mapped = TeacherCache.load(path).states
