@@ -1,6 +1,9 @@
 """neighbor_kl on the back end that serves it; test_backend.py runs this file on the others."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +106,30 @@ def test_runs_and_thread_counts_agree_to_the_bit(kernel):
         torch.set_num_threads(threads)
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, runs[0], strict=True))
+
+
+MEMORY = """
+import torch
+from harness import peak_above_data
+from abkd_fast import CSRGraph
+from abkd_fast.ops import neighbor_kl
+graph = CSRGraph.from_edge_index(torch.randint(2000, (2, 300_000)), 2000)
+student, teacher = torch.randn(2000, 256, requires_grad=True), torch.randn(2000, 256)
+graph.t()
+step = lambda: torch.autograd.grad(neighbor_kl(graph, student, teacher), student)
+print(peak_above_data(step)["above_data_mb"])
+"""
+
+
+def test_nothing_of_size_edges_times_features():
+    """One such tensor would take 307 MB; the gradient takes 2, and a copy of it."""
+    if backend_of("neighbor_kl")[0] != "cpu":
+        pytest.skip("plain torch gathers both ends of every edge")
+    bench = Path(__file__).resolve().parents[1] / "bench"
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(bench)!r})\n{MEMORY}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 30.0
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "cosine", "poly"])
