@@ -45,6 +45,7 @@ bench: $(READY)
 	$(BIN)/python bench/bench_rows.py
 	$(BIN)/python bench/bench_conv.py
 	$(BIN)/python bench/bench_edge_attention.py
+	$(BIN)/python bench/bench_neighbor_kl.py
 	$(BIN)/python bench/bench_relational.py
 	$(BIN)/python bench/bench_accelerate.py
 	$(BIN)/python bench/bench_layer_pair.py

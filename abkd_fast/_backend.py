@@ -110,6 +110,14 @@ SCHEMAS = {
         " Tensor x, Tensor x_dst, Tensor att, Tensor stats, float negative_slope, float p,"
         " Tensor? seed, int layer, int step) -> (Tensor dx, Tensor dx_dst, Tensor datt)"
     ),
+    "neighbor_kl": (
+        "(Tensor rowptr, Tensor col, Tensor? rowptr_t, Tensor? col_t, Tensor? perm,"
+        " Tensor student, Tensor? teacher, Tensor? log_target, int similarity, float offset,"
+        " int power) -> (Tensor loss, Tensor dstudent)"
+    ),
+    "neighbor_log_softmax": (
+        "(Tensor rowptr, Tensor col, Tensor x, int similarity, float offset, int power) -> Tensor"
+    ),
     "empty_output": "(Tensor like, SymInt[] size) -> Tensor",
     "transposed": "(Tensor x) -> Tensor",
     "sample_neighbors": (

@@ -20,6 +20,11 @@ from abkd_fast._baseline_settings import MSKDConfig as MSKDConfig
 from abkd_fast._baseline_settings import MustaDConfig as MustaDConfig
 from abkd_fast._baseline_settings import SemCKDConfig as SemCKDConfig
 from abkd_fast._checks import check_choice
+from abkd_fast._structure_settings import CKAConfig as CKAConfig
+from abkd_fast._structure_settings import GSPConfig as GSPConfig
+from abkd_fast._structure_settings import LSPConfig as LSPConfig
+from abkd_fast._structure_settings import RKDConfig as RKDConfig
+from abkd_fast._structure_settings import SPConfig as SPConfig
 from abkd_fast.distill import ABKD, KD, STRIDE, Objective
 from abkd_fast.objective_config import ObjectiveConfig as ObjectiveConfig
 from abkd_fast.objective_config import RunFacts as RunFacts
@@ -114,6 +119,11 @@ class ObjectiveSettings:
     mustad: MustaDConfig = MustaDConfig()
     gcrd: GCRDConfig = GCRDConfig()
     stride: STRIDEConfig = STRIDEConfig()
+    lsp: LSPConfig = LSPConfig()
+    gsp: GSPConfig = GSPConfig()
+    sp: SPConfig = SPConfig()
+    rkd: RKDConfig = RKDConfig()
+    cka: CKAConfig = CKAConfig()
 
     def chosen(self, objective: str) -> dict[str, ObjectiveConfig]:
         """Settings by name of the terms of ``objective``, in the registry's order.

@@ -181,6 +181,20 @@ def edge_attention(
     return passes + (2 if mixed else 1) * maps
 
 
+def neighbor_kl(nodes: int, edges: int, width: int) -> Cost:
+    """Value and gradient of rbf similarities, student and teacher F wide, float32.
+
+    Two passes, over the graph and over its transpose: by an edge two squared distances, 3 F each,
+    and a row of the gradient, 2 F; one gathered row of each model, and in the second the four
+    statistics of the edge's centre. Rows of both models once a pass; the gradient is written, then
+    read and written.
+    """
+    row = 4 * width
+    graph = 4 * (nodes + 1) + 4 * edges
+    moved = 2 * (graph + 2 * row * (edges + nodes)) + 3 * row * nodes + 16 * (nodes + edges)
+    return Cost(16 * edges * width, moved, graph + 3 * row * nodes + 16 * nodes)
+
+
 def relational(nodes: int, edges: int, width: int) -> Cost:
     """R-GCN's layer F -> F, one relation, aggregated first, float32, forward and backward.
 

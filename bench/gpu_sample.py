@@ -18,6 +18,8 @@ from abkd_fast.ops import (
     kl_div,
     layer_pair,
     linear,
+    neighbor_kl,
+    neighbor_log_softmax,
     relational,
     segment_csr,
     spmm,
@@ -63,6 +65,12 @@ def run(device: str) -> None:
     for order in ("aggregate_first", "transform_first"):
         out = relational(typed, x, weight, weight[0], weight[0, 0], act="relu", order=order)
         out.square().sum().backward()
+    square = af.CSRGraph.from_edge_index(index, 50).to(device)
+    for kernel in ("rbf", "cosine", "poly", "l2"):
+        other = torch.randn(50, 9, device=device)
+        target = neighbor_log_softmax(square, other, kernel=kernel)
+        neighbor_kl(square, x, other, kernel=kernel).backward()
+        neighbor_kl(square, x, log_target=target, kernel=kernel).backward()
     src = torch.randn(20, 9, device=device, requires_grad=True)
     for reduce in ("sum", "mean", "max", "min"):
         indptr = torch.tensor([0, 3, 3, 20], device=device)

@@ -64,6 +64,31 @@ def _edge_attention_v2_backward() -> Iterator[Sample]:
         yield name, (*graph(), *transposed(), *given, *rest)
 
 
+def similar() -> Iterator[tuple[str, Tensor, tuple[Any, ...]]]:
+    """(name, x [N, d], similarity, offset and power): rbf, and at one width the others."""
+    for name, x, _ in features():
+        if x.dtype in (torch.float32, torch.float64):
+            yield f"rbf, {name}", x, (0, 0.0, 2)
+    x = matrix(NODES, 64)
+    yield "l2, float32, 64 wide", x, (1, 0.0, 2)
+    yield "poly, float32, 64 wide", x, (2, 0.5, 2)
+    yield "poly of power 3, float32, 64 wide", x, (2, 0.5, 3)
+
+
+def _neighbor_kl() -> Iterator[Sample]:
+    for name, x, options in similar():
+        target = vector(EDGES, x.dtype)
+        yield f"rows, {name}", (*graph(), *transposed(), x, x, None, *options)
+        yield f"target, {name}", (*graph(), *transposed(), x, None, target, *options)
+    x = matrix(NODES, 64)
+    yield "value, rbf, float32, 64 wide", (*graph(), None, None, None, x, x, None, 0, 0.0, 2)
+
+
+def _neighbor_log_softmax() -> Iterator[Sample]:
+    for name, x, options in similar():
+        yield name, (*graph(), x, *options)
+
+
 def relations(width: int, dtype: torch.dtype) -> tuple[list[Tensor], list[int], Tensor]:
     """(stack of two relations, where their pairs begin, x)"""
     index = vector(EDGES, torch.int32)
@@ -106,6 +131,8 @@ LAYER_SAMPLES = {
     "edge_attention_backward": _edge_attention_backward,
     "edge_attention_v2": _edge_attention_v2,
     "edge_attention_v2_backward": _edge_attention_v2_backward,
+    "neighbor_kl": _neighbor_kl,
+    "neighbor_log_softmax": _neighbor_log_softmax,
     "relational": _relational,
     "relational_backward": _relational_backward,
     "pair_infonce": _pair_infonce,

@@ -51,6 +51,9 @@ FORMULAS = [
     Formula("edge_attention_v2", "a GATv2 layer F to F, forward and backward",
             "28*E*F + 12*N*F*F", "12*(N+1) + 12*E + 16*E*F + 76*N*F",
             lambda n: costs.edge_attention(n["N"], n["E"], n["F"], 1, n["F"], True)),
+    Formula("neighbor_kl", "value and gradient, rbf, student and teacher F wide",
+            "16*E*F", "8*(N+1) + 24*E + 16*N + 16*E*F + 28*N*F",
+            lambda n: costs.neighbor_kl(n["N"], n["E"], n["F"])),
     Formula("relational", "one relation of an R-GCN layer F to F, forward and backward",
             "4*E*F + 6*N*F*F", "8*(N+1) + 8*E + 8*E*F + 12*N*F",
             lambda n: costs.relational(n["N"], n["E"], n["F"])),
@@ -186,7 +189,7 @@ def _graph_entries(reports: dict[str, Report], name: str) -> list[Entry]:
         lines.append(entry("spmm", f"F = {width}", n, "spmm", row))
         row = found(reports["conv"], dataset=name, width=width)
         lines.append(entry("conv", f"F = {width}", n, "conv", row))
-    for op in ("edge_attention", "edge_attention_v2", "relational"):
+    for op in ("edge_attention", "edge_attention_v2", "neighbor_kl", "relational"):
         lines.append(entry(op, f"F = {WIDTH}", sizes, "spmm", None))
     lines.append(entry("sample_neighbors", "all edges", sizes, "spmm", None))
     lines.append(entry("spmm max", f"F = {WIDTH}", sizes, "rows", of_rows("spmm max", "")))

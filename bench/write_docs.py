@@ -16,6 +16,7 @@ import roofline
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
 from section_contrast import contrast_section
+from section_neighbor_kl import neighbor_kl_section
 from section_orders import reorder_section, sampling_section
 from section_relational import relational_section
 from section_scale import arxiv_section, growth_ops_section, mag_section
@@ -42,6 +43,7 @@ NAMES = (
     "step",
     "conv",
     "edge_attention",
+    "neighbor_kl",
     "relational",
     "dropout",
     "rows",
@@ -90,6 +92,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         *relational_section(reports["relational"]),
         *dropout_section(reports["dropout"]),
         *edge_attention_section(reports["edge_attention"]),
+        *neighbor_kl_section(reports["neighbor_kl"]),
         *rows_section(reports["rows"]),
         *spmm_section(reports["spmm"]),
         *segment_section(reports["segment"]),

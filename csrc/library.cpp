@@ -90,6 +90,13 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       " Tensor perm, Tensor dout, Tensor x, Tensor x_dst, Tensor att, Tensor stats, float"
       " negative_slope, float p, Tensor? seed, int layer, int step) -> (Tensor dx, Tensor"
       " dx_dst, Tensor datt)");
+  m.def(
+      "neighbor_kl(Tensor rowptr, Tensor col, Tensor? rowptr_t, Tensor? col_t, Tensor? perm,"
+      " Tensor student, Tensor? teacher, Tensor? log_target, int similarity, float offset,"
+      " int power) -> (Tensor loss, Tensor dstudent)");
+  m.def(
+      "neighbor_log_softmax(Tensor rowptr, Tensor col, Tensor x, int similarity, float offset,"
+      " int power) -> Tensor");
   m.def("empty_output(Tensor like, SymInt[] size) -> Tensor");
   m.def("transposed(Tensor x) -> Tensor");
   m.def(

@@ -33,4 +33,6 @@ MODULES = {
     "edge_attention_v2_backward": "edge_attention",
     "relational": "relational",
     "relational_backward": "relational",
+    "neighbor_kl": "neighbor_kl",
+    "neighbor_log_softmax": "neighbor_kl",
 }

@@ -12,7 +12,23 @@ from abkd_fast._baseline_settings import MSKDConfig
 from abkd_fast.batches import ClusterBatches, NeighborBatches
 from abkd_fast.capture import Capture
 from abkd_fast.config import DistillConfig, ModelConfig, TeacherConfig
-from abkd_fast.distill import AFD, AT, GCRD, GLNN, MSKD, STRIDE, FitNets, GraphAKD, MustaD, SemCKD
+from abkd_fast.distill import (
+    AFD,
+    AT,
+    CKA,
+    GCRD,
+    GLNN,
+    GSP,
+    LSP,
+    MSKD,
+    RKD,
+    SP,
+    STRIDE,
+    FitNets,
+    GraphAKD,
+    MustaD,
+    SemCKD,
+)
 from abkd_fast.nn import GCNII, MLP
 from abkd_fast.objective_settings import OBJECTIVES
 from abkd_fast.runs import distill, train_teacher
@@ -40,8 +56,14 @@ MAKE = {
     "mustad": lambda data: MustaD(hidden_weight=1.0),
     "gcrd": lambda data: GCRD(projection_dim=16, samples=50, weight=1.0),
     "stride": lambda data: STRIDE(1.0, structure_dim=16, samples=32, attention_dim=8),
+    "lsp": lambda data: LSP(weight=1e3),
+    "gsp": lambda data: GSP(samples=50),
+    "sp": lambda data: SP(),
+    "rkd": lambda data: RKD(samples=40),
+    "cka": lambda data: CKA(),
 }
 LOGGED = {name: [name] for name in MAKE} | {"mustad": ["mustad_logits", "mustad_hidden"]}
+LOGGED["rkd"] = ["rkd_distance", "rkd_angle"]
 
 
 def run(name, data, student=None, config=QUICK, **options):

@@ -9,6 +9,8 @@ from abkd_fast.ops.layer_pair import Moments as Moments
 from abkd_fast.ops.layer_pair import layer_pair as layer_pair
 from abkd_fast.ops.layer_pair import teacher_moments as teacher_moments
 from abkd_fast.ops.linear import linear as linear
+from abkd_fast.ops.neighbor_kl import neighbor_kl as neighbor_kl
+from abkd_fast.ops.neighbor_kl import neighbor_log_softmax as neighbor_log_softmax
 from abkd_fast.ops.pair_infonce import pair_infonce as pair_infonce
 from abkd_fast.ops.relational import relational as relational
 from abkd_fast.ops.sample_neighbors import NeighborSample as NeighborSample
@@ -27,6 +29,7 @@ OPS = (
     "segment_csr",
     "linear",
     "kl_div",
+    "neighbor_kl",
     "sample_neighbors",
     "pair_infonce",
 )
