@@ -46,8 +46,8 @@ def floor(rows: list[dict[str, Any]]) -> list[str]:
     above = [row["above_data_mb"] - least for row in (ours, peer)]
     return [
         "Without features the weights are looked up. Their dense gradient, which `.grad` and",
-        f"weight decay need, is {least:.1f} MB with the root's and written once. A third of what",
-        f"{peer['side']} takes is {peer['above_data_mb'] / 3:.1f} MB. Above the gradients ours takes",
+        f"weight decay need, is {least:.1f} MB with the root's and written once. A third of",
+        f"{peer['side']}'s is {peer['above_data_mb'] / 3:.1f} MB. Above the gradients ours takes",
         f"{above[0]:.0f} MB (the output; the graph's rows of all weights and their transpose,",
         f"which the first step makes and keeps), {peer['side']} {above[1]:.0f} MB.",
         "",
