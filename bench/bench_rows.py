@@ -3,7 +3,8 @@
     ABKD_DATA=data python bench/bench_rows.py [--rounds 5]
 
 kl_div, linear, teacher_moments, dropout, and spmm's maximum: the cases of the GPU benchmarks
-(bench_gpu_rows.py, bench_gpu_graph.py) at the sizes of PubMed and ogbn-arxiv. Forward and backward,
+(bench_gpu_rows.py, bench_gpu_graph.py) at the sizes of PubMed and ogbn-arxiv, and kl_div with
+Cora's and OGBN-Mag's number of classes. Forward and backward,
 compared with float64, sides in turns. Peers: torch's own; a gather and a scatter, and PyG where it
 is installed.
 """
@@ -26,12 +27,14 @@ from abkd_fast.metrics import quantiles
 
 LEFT_OUT = ("abkd_fast reference", "torch.compile")  # not peers on a CPU
 WIDTHS = (4, 64)
+SCORES = {"pubmed": (2_708, 7), "ogbn-arxiv": (20_000, 349)}  # as Cora's; a part of OGBN-Mag's
 
 
 def cases(name: str, root: Path | None) -> Iterator[Case]:
     nodes, classes = SIZES[name][0], CLASSES[name]
-    for labels in (True, False):
-        yield kl_div_case(nodes, classes, labels, "cpu")
+    for size in ((nodes, classes), SCORES[name]):
+        for labels in (True, False):
+            yield kl_div_case(*size, labels, "cpu")
     for width in WIDTHS:
         yield linear_case(nodes, width, classes, "cpu")
     yield dropout_case(nodes, 64, torch.float32, "cpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from abkd_fast._csr import Structure, outside_inference
 from abkd_fast.graph import CSRGraph
 from abkd_fast.nn.linear import Linear, linear
 from abkd_fast.ops import segment_csr
+from abkd_fast.ops.dropout import draw_seed
 from abkd_fast.reference.edge_attention import row_sum
 
 Features = Tensor | CSRGraph
@@ -25,7 +27,7 @@ def glorot_linear(in_features: int, out_features: int, bias: bool = False) -> Li
     return layer
 
 
-def reset_linear(layer: Linear) -> None:
+def reset_linear(layer: nn.Linear) -> None:
     """Glorot-uniform weight; bias uniform, bound 1/sqrt(in_features)."""
     nn.init.xavier_uniform_(layer.weight)
     if layer.bias is not None:
@@ -50,6 +52,65 @@ def check_options(
         raise ValueError(f"dropout must be in [0, 1), got {dropout}")
     if isinstance(fill_value, str):
         check_choice("fill_value", fill_value, FILLS)
+
+
+class AttentionConv(nn.Module):
+    """The options of both attention layers, and what a layer ends with: a residual map, a bias."""
+
+    res: Linear | None
+    bias: nn.Parameter | None
+
+    def __init__(
+        self,
+        in_channels: int | tuple[int, int],
+        out_channels: int,
+        heads: int,
+        concat: bool,
+        negative_slope: float,
+        dropout: float,
+        add_self_loops: bool,
+        fill_value: float | Tensor | str,
+    ) -> None:
+        super().__init__()
+        check_options(heads, out_channels, dropout, fill_value)
+        self.in_channels, self.out_channels, self.heads = in_channels, out_channels, heads
+        self.concat, self.negative_slope, self.dropout = concat, negative_slope, dropout
+        self.add_self_loops = add_self_loops
+
+    def _add_end(self, bias: bool, residual: bool) -> None:
+        width = self.out_channels * (self.heads if self.concat else 1)
+        target = self.in_channels if isinstance(self.in_channels, int) else self.in_channels[1]
+        self.res = glorot_linear(target, width) if residual else None
+        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+
+    def _reset(
+        self, layers: tuple[nn.Linear | None, ...], vectors: tuple[Tensor | None, ...]
+    ) -> None:
+        for layer in (*layers, self.res):
+            if layer is not None:
+                reset_linear(layer)
+        for vector in vectors:
+            if vector is not None:
+                glorot(vector)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def _dropout(self, seed: Tensor | None, layer: int) -> dict[str, Any]:
+        """Arguments of the op: leaky ReLU, and the coefficients' dropout while training."""
+        p = self.dropout if self.training else 0.0
+        seed = draw_seed() if seed is None and p > 0.0 else seed
+        return {"negative_slope": self.negative_slope, "p": p, "seed": seed, "layer": layer}
+
+    def _finish(self, out: Tensor, destination: Features | None) -> Tensor:
+        """The layer's output from its heads [N, H, C]."""
+        residual = None
+        if self.res is not None and destination is not None:
+            residual = linear(destination, self.res.weight, None, "none")
+        return finish(out, self.concat, residual, self.bias)
+
+    def extra_repr(self) -> str:
+        """Widths and heads."""
+        return f"{self.in_channels}, {self.out_channels}, heads={self.heads}"
 
 
 def rows_of(x: Features | tuple[Features, Features | None]) -> tuple[Features, Features | None]:

@@ -9,11 +9,9 @@ from abkd_fast import ops
 from abkd_fast.graph import CSRGraph
 from abkd_fast.nn import _attention as shared
 from abkd_fast.nn._attention import Features
-from abkd_fast.nn.linear import linear
-from abkd_fast.ops.dropout import draw_seed
 
 
-class GATConv(nn.Module):
+class GATConv(shared.AttentionConv):
     r"""x'_i = sum_j alpha_ij W x_j, alpha_ij = softmax_j LeakyReLU(a_dst . W x_i + a_src . W x_j).
 
     (arXiv 1710.10903, eq. 1 to 6; see :func:`abkd_fast.ops.edge_attention`.) Arguments, parameter
@@ -51,12 +49,10 @@ class GATConv(nn.Module):
         residual: bool = False,
         use_att_dst: bool = True,
     ) -> None:
-        super().__init__()
-        shared.check_options(heads, out_channels, dropout, fill_value)
-        self.in_channels, self.out_channels, self.heads = in_channels, out_channels, heads
-        self.concat, self.negative_slope, self.dropout = concat, negative_slope, dropout
-        self.add_self_loops, self.edge_dim, self.fill_value = add_self_loops, edge_dim, fill_value
-        total, width = heads * out_channels, out_channels * (heads if concat else 1)
+        options = (concat, negative_slope, dropout, add_self_loops, fill_value)
+        super().__init__(in_channels, out_channels, heads, *options)
+        self.edge_dim, self.fill_value = edge_dim, fill_value
+        total = heads * out_channels
         self.lin = self.lin_src = self.lin_dst = None
         if isinstance(in_channels, int):
             self.lin = shared.glorot_linear(in_channels, total)
@@ -69,21 +65,15 @@ class GATConv(nn.Module):
         self.att_dst = nn.Parameter(torch.empty(shape)) if use_att_dst else None
         self.lin_edge = None if edge_dim is None else shared.glorot_linear(edge_dim, total)
         self.att_edge = None if edge_dim is None else nn.Parameter(torch.empty(shape))
-        target = in_channels if isinstance(in_channels, int) else in_channels[1]
-        self.res = shared.glorot_linear(target, width) if residual else None
-        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+        self._add_end(bias, residual)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights and vectors, zero bias."""
-        for layer in (self.lin, self.lin_src, self.lin_dst, self.lin_edge, self.res):
-            if layer is not None:
-                shared.reset_linear(layer)
-        for vector in (self.att_src, self.att_dst, self.att_edge):
-            if vector is not None:
-                shared.glorot(vector)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        self._reset(
+            (self.lin, self.lin_src, self.lin_dst, self.lin_edge),
+            (self.att_src, self.att_dst, self.att_edge),
+        )
 
     def forward(
         self,
@@ -111,7 +101,6 @@ class GATConv(nn.Module):
         if self.add_self_loops:
             graph = shared.with_self_loops(graph)
         h, h_dst = self._transform(source, destination)
-        p = self.dropout if self.training else 0.0
         out = ops.edge_attention(
             graph,
             h,
@@ -119,16 +108,10 @@ class GATConv(nn.Module):
             None if self.att_dst is None or h_dst is None else self.att_dst.squeeze(0),
             x_dst=None if self.att_dst is None else h_dst,
             score_edge=score_edge,
-            negative_slope=self.negative_slope,
-            p=p,
-            seed=draw_seed() if seed is None and p > 0.0 else seed,
-            layer=layer,
+            **self._dropout(seed, layer),
         )
         del h, h_dst  # as large as out
-        residual = None
-        if self.res is not None and destination is not None:
-            residual = linear(destination, self.res.weight, None, "none")
-        return shared.finish(out, self.concat, residual, self.bias)
+        return self._finish(out, destination)
 
     def _transform(
         self, source: Features, destination: Features | None
@@ -161,7 +144,3 @@ class GATConv(nn.Module):
         # The vector goes into the weight: [E, heads * out_channels] never exists.
         weight = self.lin_edge.weight.view(self.heads, self.out_channels, -1)
         return edge_attr @ (weight * self.att_edge.squeeze(0).unsqueeze(-1)).sum(1).t()
-
-    def extra_repr(self) -> str:
-        """Widths and heads."""
-        return f"{self.in_channels}, {self.out_channels}, heads={self.heads}"

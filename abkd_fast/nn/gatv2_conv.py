@@ -10,10 +10,9 @@ from abkd_fast.graph import CSRGraph
 from abkd_fast.nn import _attention as shared
 from abkd_fast.nn._attention import Features
 from abkd_fast.nn.linear import linear
-from abkd_fast.ops.dropout import draw_seed
 
 
-class GATv2Conv(nn.Module):
+class GATv2Conv(shared.AttentionConv):
     r"""x'_i = sum_j alpha_ij W_l x_j, alpha_ij = softmax_j a . LeakyReLU(W_l x_j + W_r x_i).
 
     (arXiv 2105.14491, eq. 7; see :func:`abkd_fast.ops.edge_attention_v2`.) Arguments, parameter
@@ -50,33 +49,24 @@ class GATv2Conv(nn.Module):
         share_weights: bool = False,
         residual: bool = False,
     ) -> None:
-        super().__init__()
-        shared.check_options(heads, out_channels, dropout, fill_value)
+        options = (concat, negative_slope, dropout, add_self_loops, fill_value)
+        super().__init__(in_channels, out_channels, heads, *options)
         if edge_dim is not None:
             raise ValueError(
                 f"edge_dim must be None, got {edge_dim}: GATv2 mixes edge features into all "
                 "E x heads x out_channels terms; GATConv takes edge features"
             )
-        self.in_channels, self.out_channels, self.heads = in_channels, out_channels, heads
-        self.concat, self.negative_slope, self.dropout = concat, negative_slope, dropout
-        self.add_self_loops, self.share_weights = add_self_loops, share_weights
-        total, width = heads * out_channels, out_channels * (heads if concat else 1)
+        self.share_weights, total = share_weights, heads * out_channels
         widths = (in_channels, in_channels) if isinstance(in_channels, int) else in_channels
         self.lin_l = shared.glorot_linear(widths[0], total, bias)
         self.lin_r = self.lin_l if share_weights else shared.glorot_linear(widths[1], total, bias)
         self.att = nn.Parameter(torch.empty(1, heads, out_channels))
-        self.res = shared.glorot_linear(widths[1], width) if residual else None
-        self.bias = nn.Parameter(torch.empty(width)) if bias else None
+        self._add_end(bias, residual)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Glorot-uniform weights and vector, zero output bias."""
-        for layer in (self.lin_l, self.lin_r, self.res):
-            if layer is not None:
-                shared.reset_linear(layer)
-        shared.glorot(self.att)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        self._reset((self.lin_l, self.lin_r), (self.att,))
 
     def forward(
         self,
@@ -102,27 +92,16 @@ class GATv2Conv(nn.Module):
             graph = shared.with_self_loops(graph)
         h = self._transform(source, self.lin_l)
         same = destination is source and self.share_weights
-        p = self.dropout if self.training else 0.0
         out = ops.edge_attention_v2(
             graph,
             h,
             h if same else self._transform(destination, self.lin_r),
             self.att.squeeze(0),
-            negative_slope=self.negative_slope,
-            p=p,
-            seed=draw_seed() if seed is None and p > 0.0 else seed,
-            layer=layer,
+            **self._dropout(seed, layer),
         )
-        residual = None
-        if self.res is not None:
-            residual = linear(destination, self.res.weight, None, "none")
-        return shared.finish(out, self.concat, residual, self.bias)
+        return self._finish(out, destination)
 
     def _transform(self, rows: Features, layer: nn.Linear) -> Tensor:
         """Rows of either side as [.., heads, out_channels]."""
         h = linear(rows, layer.weight, layer.bias, "none")
         return h.view(-1, self.heads, self.out_channels)
-
-    def extra_repr(self) -> str:
-        """Widths and heads."""
-        return f"{self.in_channels}, {self.out_channels}, heads={self.heads}"

@@ -144,14 +144,19 @@ struct WeightedSums {
   void run() const { HeadTiles<kLanes<T>, kHeadTile<T, K>>::run(*this, heads, width); }
 };
 
-// v with zeros in the lanes that overlap the vector before.
-template <typename A, int W>
-inline Vec<A, W> only_fresh(Vec<A, W> v, int64_t fresh) {
-  Vec<Int<A>, W> order = {};
-  for (int lane = 0; lane < W; ++lane) {
-    order[lane] = lane;
+// to[g] = the sum of sums[g]'s lanes, or that more where heads are `continued`: lone ones only.
+template <typename A, int W, int G>
+inline void store_head_sums(Vec<A, W>* sums, bool continued, A* to) {
+  if constexpr (G > 1 && G <= W) {
+    const auto add = [](Vec<A, W> a, Vec<A, W> b) { return a + b; };
+    const Vec<A, W> all = LaneTree<A, W, G>::of(sums, add);
+    memcpy(to, &all, G * sizeof(A));
+  } else {
+    for (int g = 0; g < G; ++g) {
+      const A total = LaneSum<A, W>::of(sums[g]);
+      to[g] = continued ? to[g] + total : total;
+    }
   }
-  return order >= static_cast<Int<A>>(W - fresh) ? v : Vec<A, W>{};
 }
 
 // out[head] = <a[head], b[head]>, rows [heads, width].
@@ -165,6 +170,7 @@ struct HeadDots {
 
   template <int W, int V, int G>
   void tile(const TileAt& at) const {
+    Vec<A, W> sums[G];
     for (int g = 0; g < G; ++g) {
       const int64_t row = (at.head + g) * width;
       Vec<A, W> acc = {};
@@ -173,10 +179,9 @@ struct HeadDots {
         const Vec<A, W> product = Load<W>::of(a + i) * Load<W>::of(b + i);
         acc += v + 1 < V ? product : only_fresh<A, W>(product, at.fresh);
       }
-      const A total = LaneSum<A, W>::of(acc);
-      A& to = out[at.head + g];
-      to = at.start == 0 ? total : to + total;
+      sums[g] = acc;
     }
+    store_head_sums<A, W, G>(sums, at.start > 0, out + at.head);
   }
 };
 

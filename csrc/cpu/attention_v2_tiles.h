@@ -29,6 +29,8 @@ struct MixedScores {
       if (ahead != 0) {
         prefetch_tile<T, W, G * V>(gathered + node[e + ahead] * stride + begin + at.start);
       }
+      Vector sums[G];
+      Vector products[G];
       for (int g = 0; g < G; ++g) {
         Vector sum = {};
         Vector dot = {};
@@ -43,11 +45,13 @@ struct MixedScores {
             dot += v + 1 < V ? product : only_fresh<A, W>(product, at.fresh);
           }
         }
-        const int64_t to = e * heads + at.head + g;
-        score[to] = LaneSum<A, W>::of(sum) + (at.start == 0 ? 0 : score[to]);
-        if (DOTS) {
-          dots[to] = LaneSum<A, W>::of(dot) + (at.start == 0 ? 0 : dots[to]);
-        }
+        sums[g] = sum;
+        products[g] = dot;
+      }
+      const int64_t to = e * heads + at.head;
+      store_head_sums<A, W, G>(sums, at.start > 0, score + to);
+      if (DOTS) {
+        store_head_sums<A, W, G>(products, at.start > 0, dots + to);
       }
     }
   }

@@ -9,6 +9,8 @@
 #include "column_kernel.h"
 #include "narrow_kernel.h"
 #include "conv_kernel.h"
+#include "fresh_lanes.h"
+#include "lane_tree.h"
 #include "kl_div_kernel.h"
 #include "relational_kernel.h"
 // clang-format on

@@ -172,10 +172,11 @@ constexpr int64_t relational_block_rows(const RelationalPass& pass, int64_t byte
   return conv_block_rows(widest * bytes);
 }
 
-constexpr int64_t kKlDivTile = 512;  // scores that kl_div works on at a time
-
 // Rows of class scores against labels or against log-probabilities; rows that the mask leaves out
-// count nothing. Scratch: 3 max(classes, kKlDivTile) elements.
+// count nothing. Scratch: kl_div_space() elements, for at most 16 rows of less than 16 classes and
+// two of their transposes, or for 8 rows.
+constexpr int64_t kl_div_space(int64_t classes) { return 3 * 16 * 16 + 8 * classes; }
+
 struct KlDivArgs {
   Dtype dtype;             // float32 or float64
   const void* logits;      // [N, classes]

@@ -46,6 +46,12 @@ inline void set_graph(AttentionPass* pass, const CsrTensors& csr, int64_t source
   pass->ahead = prefetch_distance(sources, pass->heads * pass->width, dtype);
 }
 
+// A row is one thread's: unlike a sum, its softmax takes three looks at its edges, and chunks of it
+// would need their maxima and sums merged between them. Tried on 400,000 edges of 50,000 nodes, 8
+// heads of 8, forward and backward on two threads: with half of all edges in one row the busier
+// thread works 25 of 47 ms, with nine tenths 37 of 55. The longest rows of Cora, PubMed and
+// ogbn-arxiv have 1.3, 0.2 and 0.5 % of the edges.
+//
 // Runs a kernel over all rows, and adds up what its ranges leave: `parts` sums [H, C] each.
 inline Tensor run_pass(AttentionKernels::Kernel kernel, const AttentionPass& pass,
                        const Ranges& ranges, int64_t parts, ScalarType dtype) {

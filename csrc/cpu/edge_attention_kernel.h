@@ -6,6 +6,8 @@
 #include "exp.h"
 #include "mix.h"
 #include "by_dtype.h"
+#include "fresh_lanes.h"
+#include "lane_tree.h"
 #include "attention_tiles.h"
 #include "attention_blocks.h"
 // clang-format on

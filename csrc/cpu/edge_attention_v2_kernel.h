@@ -8,6 +8,8 @@
 #include "exp.h"
 #include "mix.h"
 #include "by_dtype.h"
+#include "fresh_lanes.h"
+#include "lane_tree.h"
 #include "attention_tiles.h"
 #include "attention_blocks.h"
 #include "attention_v2_tiles.h"
@@ -102,14 +104,18 @@ __attribute__((noinline)) void score_gradients(int64_t count, int64_t heads, con
 
 // Leaves alpha with its mask and ds of consecutive edges for the sources' side.
 template <typename A>
-void keep_coefficients(const AttentionPass& pass, int64_t first, int64_t count, const A* p,
-                       const A* q) {
+__attribute__((noinline)) void keep_coefficients(const AttentionPass& pass, int64_t first,
+                                                 int64_t count, const A* p, const A* q) {
   const int64_t heads = pass.heads;
-  A* kept = static_cast<A*>(pass.coefficients) + first * 2 * heads;
-  for (int64_t e = 0; e < count; ++e, kept += 2 * heads) {
-    memcpy(kept, p + e * heads, heads * sizeof(A));
-    memcpy(kept + heads, q + e * heads, heads * sizeof(A));
-  }
+  A* const kept = static_cast<A*>(pass.coefficients) + first * 2 * heads;
+  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
+    constexpr int W = decltype(lanes)::value;
+    for (int64_t e = 0; e < count; ++e) {
+      A* const to = kept + e * 2 * heads + h;
+      Store<W>::to(to, Load<W>::of(p + e * heads + h));
+      Store<W>::to(to + heads, Load<W>::of(q + e * heads + h));
+    }
+  });
 }
 
 // One row of the destinations' side, its ds known: dr and the gradient of att.
@@ -192,18 +198,18 @@ void attend_v2_dst_rows(const AttentionPass& pass, const ConvPartial& to, int64_
 template <typename A>
 __attribute__((noinline)) void find_coefficients(const AttentionPass& pass, const int64_t* edge,
                                                  int64_t count, A* p, A* q) {
-  const A* kept = static_cast<const A*>(pass.coefficients);
+  const A* const kept = static_cast<const A*>(pass.coefficients);
   const int64_t heads = pass.heads;
   constexpr int64_t kAhead = 16;
-  for (int64_t e = 0; e + kAhead < count; ++e) {
-    __builtin_prefetch(kept + edge[e + kAhead] * 2 * heads);
-    memcpy(p + e * heads, kept + edge[e] * 2 * heads, heads * sizeof(A));
-    memcpy(q + e * heads, kept + (edge[e] * 2 + 1) * heads, heads * sizeof(A));
-  }
-  for (int64_t e = count > kAhead ? count - kAhead : 0; e < count; ++e) {
-    memcpy(p + e * heads, kept + edge[e] * 2 * heads, heads * sizeof(A));
-    memcpy(q + e * heads, kept + (edge[e] * 2 + 1) * heads, heads * sizeof(A));
-  }
+  each_head<kLanes<A>>(heads, 0, [&](auto lanes, int64_t h) {
+    constexpr int W = decltype(lanes)::value;
+    for (int64_t e = 0; e < count; ++e) {
+      const A* const from = kept + edge[e] * 2 * heads + h;
+      __builtin_prefetch(kept + edge[e + kAhead < count ? e + kAhead : e] * 2 * heads + h);
+      Store<W>::to(p + e * heads + h, Load<W>::of(from));
+      Store<W>::to(q + e * heads + h, Load<W>::of(from + heads));
+    }
+  });
 }
 
 // Rows of the transpose: gathers r_i and dout_i.

@@ -15,7 +15,15 @@ inline Vec<float, W> exp_negative(Vec<float, W> x) {
   series = series * r * r + r + 1.0f;
   const I exponent = (__builtin_convertvector(n, I) + 127) << 23;
   const Vec<float, W> result = series * bit_cast<Vec<float, W>>(exponent);
-  return x < -87.0f ? Vec<float, W>{} : x != x ? x : result;
+  return x < -87.0f ? Vec<float, W>{} : result;  // NaN stays NaN
+}
+
+template <int W>
+inline Vec<double, W> exp_negative(Vec<double, W> x) {
+  for (int lane = 0; lane < W; ++lane) {
+    x[lane] = exp(x[lane]);
+  }
+  return x;
 }
 
 inline void exp_all(float* x, int64_t count) {

@@ -53,9 +53,8 @@ class KlDivInputs {
   // Calls run(args with scratch, first row, last row, block) for all blocks.
   template <typename Run>
   void blocks(const KlDivArgs& given, const Run& run) const {
-    const int64_t elements = 3 * std::max(given.classes, kKlDivTile);
     torch::stable::parallel_for(0, blocks(), 2, [&](int64_t begin, int64_t end) {
-      std::vector<double> scratch(elements);
+      std::vector<double> scratch(kl_div_space(given.classes));
       KlDivArgs args = given;
       args.scratch = scratch.data();
       for (int64_t block = begin; block < end; ++block) {
