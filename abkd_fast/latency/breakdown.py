@@ -182,15 +182,15 @@ class _Watch(TorchDispatchMode):
 
 
 def _gathered(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes of rows of x that the edges of a graph read beyond one reading of x."""
+    """Bytes of the rows that edges read, instead of one reading of x where they read x itself."""
     name = str(func).removesuffix(".default")
     if name not in ("abkd_fast.conv", "abkd_fast.spmm"):
         return 0
-    col, x = args[1], args[3]
-    width = x.size(1)
+    edges, x = args[1].numel(), args[3]
     if name == "abkd_fast.conv" and not args[10] and args[4] is not None:
-        width = args[4].size(1)  # transformed first, so that narrower rows are read
-    return max(0, col.numel() * width * x.element_size() - x.nbytes)
+        width = args[4].size(1)  # x W is written, then gathered
+        return (edges + x.size(0)) * width * x.element_size()
+    return edges * x.size(1) * x.element_size() - x.nbytes
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

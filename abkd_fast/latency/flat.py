@@ -102,8 +102,8 @@ def trim(line: fx.GraphModule, rowptr: str, features: tuple[str, ...], hops: int
     for node in list(line.graph.nodes):
         if node.op == "call_function":
             levels |= _level(line.graph, node, levels, pointer, pointers, counts)
-        elif node.op == "output" and levels.get(node.args[0], 0) != 0:
-            raise NotTrimmable(f"{levels[node.args[0]]} hops are left at the end")
+        elif node.op == "output" and levels.get(node.all_input_nodes[0], 0) != 0:
+            raise NotTrimmable(f"{levels[node.all_input_nodes[0]]} hops are left at the end")
     if pointer.users:
         raise NotTrimmable(f"{next(iter(pointer.users))} reads the graph")
     line.graph.erase_node(pointer)
@@ -122,12 +122,14 @@ def _level(
     held = [source for source in node.all_input_nodes if source in levels]
     name = getattr(node.target, "__name__", str(node.target)).split(".")[0]
     if node.args[0] is pointer and name == "conv":
-        level = levels[node.args[3]] - 1
+        x, x_0 = node.args[3], node.args[6]
+        assert isinstance(x, fx.Node)
+        level = levels[x] - 1
         if level < 0:
             raise NotTrimmable("more layers read the graph than hops were asked for")
         node.update_arg(0, pointers[level])
-        if node.args[6] is not None:
-            node.update_arg(6, _first(graph, node, node.args[6], levels, level, counts))
+        if isinstance(x_0, fx.Node):
+            node.update_arg(6, _first(graph, node, x_0, levels, level, counts))
         return {node: level}
     if pointer in node.all_input_nodes:
         raise NotTrimmable(f"{name} reads the graph")
@@ -137,7 +139,7 @@ def _level(
         return {node: levels[held[0]]}
     if name == "add" and len(held) == 2:
         level = min(levels[source] for source in held)
-        for position, source in enumerate(node.args):
+        for position, source in enumerate(node.all_input_nodes):
             node.update_arg(position, _first(graph, node, source, levels, level, counts))
         return {node: level}
     raise NotTrimmable(f"{name} is not known")

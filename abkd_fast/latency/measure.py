@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import cycle
 from typing import Any
@@ -153,18 +153,11 @@ def throughput(
     for count in clients:
         if count < 1:
             raise ValueError(f"clients must be >= 1, got {count}")
-        spent: list[list[int]] = [[] for _ in range(count)]
         begin = time.perf_counter()
-        end = begin + seconds
-        workers = [threading.Thread(target=_client, args=(call, end, mine)) for mine in spent]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
+        with ThreadPoolExecutor(count) as pool:
+            loops = [pool.submit(_client, call, begin + seconds) for _ in range(count)]
+            every = sorted(time for loop in loops for time in loop.result())
         passed = time.perf_counter() - begin
-        every = sorted(time for mine in spent for time in mine)
-        if not every:
-            raise RuntimeError(f"no query of {count} clients was answered")
         rows.append(
             {
                 "clients": count,
@@ -175,12 +168,13 @@ def throughput(
     return rows
 
 
-def _client(call: Callable[[], Any], end: float, spent: list[int]) -> None:
+def _client(call: Callable[[], Any], end: float) -> list[int]:
+    spent = []
     with torch.no_grad():
         while True:
             spent.append(_timed(call)[0])
             if time.perf_counter() > end:
-                return
+                return spent
 
 
 def _timed(call: Callable[[], Any]) -> tuple[int, Any]:
@@ -219,7 +213,7 @@ def captured(model: Callable[..., Any], queries: list[tuple[Any, ...]]) -> Calla
             "inputs must be one tuple with CUDA tensors for the form cuda_graph, got "
             f"{len(queries)} on {', '.join(sorted(devices)) or 'no device'}"
         )
-    graph, results = torch.cuda.CUDAGraph(), []
+    graph, results = torch.cuda.CUDAGraph(), list[Any]()
 
     def call() -> Any:
         if not results:

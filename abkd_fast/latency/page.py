@@ -12,7 +12,7 @@ from abkd_fast._pages import embed, render
 from abkd_fast._storage import write_atomically
 from abkd_fast.latency.figures import draw, fastest
 from abkd_fast.latency.profile import FORMAT
-from abkd_fast.latency.subjects import FULL, ONE
+from abkd_fast.latency.subjects import ONE
 from abkd_fast.task import METRICS
 
 if TYPE_CHECKING:

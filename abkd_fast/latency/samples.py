@@ -112,4 +112,3 @@ class Measurement:
 
 def _ms(time: int | None) -> float | None:
     return None if time is None else 1e-6 * time
-

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -104,15 +104,10 @@ class NodeServer:
         """(features ..., rowptr ..., col, value or none, n_0, ..., n_hops)."""
         n_id, rowptr, col, e_id = self._sample(nodes)
         sizes = _hop_sizes(rowptr, col, nodes.numel(), self.hops)
-        if self.form == "flat":
-            pointers = [rowptr[: size + 1] for size in sizes[:-1]]
-        else:
-            pointers = [rowptr]
+        trimmed = self.form == "flat"
+        pointers = [rowptr[: size + 1] for size in sizes[:-1]] if trimmed else [rowptr]
         x = self._features
-        if isinstance(x, CSRGraph):
-            features = _rows(x, n_id)
-        else:
-            features = [x.index_select(0, n_id)]
+        features = _rows(x, n_id) if isinstance(x, CSRGraph) else [x.index_select(0, n_id)]
         value = self._operator.value
         values = [] if value is None else [value.index_select(0, e_id)]
         return (*features, *pointers, col, *values, *sizes)
@@ -122,7 +117,8 @@ class NodeServer:
         x: Tensor | CSRGraph = tensors[0]
         rest = tensors[1:]
         if isinstance(self._features, CSRGraph):
-            x = CSRGraph(Structure(*tensors[:2], self._features.num_src), tensors[2])
+            x_rowptr, x_col, x_value = tensors[:3]
+            x = CSRGraph(Structure(x_rowptr, x_col, self._features.num_src), x_value)
             rest = tensors[3:]
         rowptr, col, *value = rest
         structure = Structure(rowptr, col, rowptr.numel() - 1)
@@ -159,7 +155,7 @@ class NodeServer:
             self._check(probes, expected)
         except NotTrimmable as reason:
             self.form, self._line, self.why = "flat, all rows", self._run_line, str(reason)
-        except RuntimeError as reason:
+        except (RuntimeError, ValueError, IndexError) as reason:  # sizes of the example, mostly
             self.form, self._line = "model", self._run_model
             self.why = str(reason).splitlines()[0]
 
@@ -176,7 +172,7 @@ class _Neighbourhood(CSRGraph):
         return self
 
 
-def _operator(convs: list[nn.Module], data: GraphData) -> tuple[str, CSRGraph]:
+def _operator(convs: Sequence[nn.Module], data: GraphData) -> tuple[str, CSRGraph]:
     """The matrix that every layer multiplies with, and the name under which graphs keep it."""
     dtype = data.x.value.dtype if isinstance(data.x, CSRGraph) else data.x.dtype  # type: ignore[union-attr]
     found = {_reads(conv, dtype) for conv in convs}

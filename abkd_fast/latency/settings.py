@@ -29,8 +29,8 @@ class ProfileConfig:
     device: str = "cpu"
     """Where models run: cpu, cuda or cuda:N."""
     forms: tuple[str, ...] = ("eager", "flat")
-    """Forms of the full-graph pass: eager, flat (one straight line of ops), compile (torch.compile),
-    cuda_graph (a GPU)."""
+    """Forms of the full-graph pass: eager, flat (one straight line of ops), compile
+    (torch.compile), cuda_graph (a GPU)."""
     samples: int = ENOUGH
     """Calls timed of everything; 64 give p90, 130 p95, 662 p99."""
     seconds: float = 10.0

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,7 @@ def load_subjects(students: Sequence[str | Path], teacher: str | Path | None) ->
         begin = time.perf_counter_ns()
         model, about = load_model(file)
         spent = time.perf_counter_ns() - begin
-        alike = sum(other.about is not None and other.about.spec == about.spec for other in subjects)
+        alike = sum(other.name.split(" #")[0] == about.spec for other in subjects)
         name = f"{about.spec} #{alike + 1}" if alike else about.spec
         subjects.append(Subject(name, role, model, about, str(file), {"load": spent}))
     return subjects
@@ -107,9 +108,7 @@ def full_graph_calls(
         if form == "eager":
             yield form, lambda: call_model(model, data)
         elif form == "compile":
-            compiled = torch.compile(model)
-            arguments = data.arguments(model)
-            yield form, lambda: compiled(*arguments)
+            yield form, partial(torch.compile(model), *data.arguments(model))
         elif form == "cuda_graph":
             yield form, captured(model, [data.arguments(model)])
         else:
@@ -132,7 +131,10 @@ def flat_forward(model: nn.Module, data: GraphData) -> Call:
     width = x.shape[1]
 
     def forward(*parts: Tensor) -> Tensor:
-        whole = parts[0] if len(parts) == 1 else CSRGraph(Structure(*parts[:2], width), parts[2])
+        whole: Tensor | CSRGraph = parts[0]
+        if len(parts) == 3:
+            rowptr, col, value = parts
+            whole = CSRGraph(Structure(rowptr, col, width), value)
         return model(whole, *rest)
 
     with torch.no_grad():
@@ -140,7 +142,7 @@ def flat_forward(model: nn.Module, data: GraphData) -> Call:
         line = flatten(forward, *parts).forward
         if not torch.allclose(line(*parts), expected, rtol=1e-4, atol=1e-6):
             raise ValueError(f"{type(model).__name__} gave other scores in one line")
-    return lambda: line(*parts)
+    return torch.no_grad()(lambda: line(*parts))
 
 
 def node_queries(data: GraphData, batch: int, count: int, seed: int) -> dict[str, list[Tensor]]:
