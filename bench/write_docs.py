@@ -15,6 +15,7 @@ from typing import Any
 import roofline
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
+from section_latency import readme_rows, write_page
 from section_orders import reorder_section, sampling_section
 from section_relational import relational_section
 from section_scale import arxiv_section, growth_ops_section, mag_section
@@ -50,6 +51,7 @@ NAMES = (
     "reorder",
     "sample_neighbors",
     "accelerate",
+    "latency",
 )
 WHOLE_RUNS = {  # on a machine with the time and memory for them
     "growth_ops": growth_ops_section,
@@ -138,6 +140,7 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
                 f"{statistics.median(forward):.1f} (median; {min(forward):.1f} to "
                 f"{max(forward):.1f})"
             ],
+            *readme_rows(reports["latency"]),
         ],
     )
 
@@ -147,6 +150,7 @@ def main() -> None:
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(reports)))
     (ROOT / "docs/roofline.md").write_text("\n".join(roofline.page(reports, gpus)))
+    write_page(reports["latency"], ROOT / "docs/latency.md")
     lines = "\n".join(readme_table(reports))
     readme = (ROOT / "README.md").read_text()
     marked = re.compile(r"(<!-- bench -->\n).*(<!-- end -->)", re.DOTALL)

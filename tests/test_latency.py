@@ -1,8 +1,11 @@
 """abkd_fast.latency: samples, quantiles, turns, clients, cost by op."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +16,8 @@ from torch import nn
 from abkd_fast import data, latency
 from abkd_fast.latency.measure import TURN
 from abkd_fast.nn import GCN, GCNII
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -169,3 +174,12 @@ def test_flat_forward_gives_the_models_scores(digits):
         call = latency.flat_forward(model, digits)
         torch.testing.assert_close(call(), expected)  # eval batch normalisation fuses otherwise
         assert torch.equal(call(), call())
+
+
+@pytest.mark.slow
+def test_medians_agree_with_torchs_timer():
+    """Half as much again: both time the same calls in turns, on a machine that does more."""
+    command = [sys.executable, "bench/check_latency.py", "--band", "1.5"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agree") == 3

@@ -17,6 +17,7 @@ from abkd_fast.latency.samples import Measurement, samples_needed
 
 ENOUGH = samples_needed(0.99)
 TURN = 25  # calls of a subject before the next one's turn
+FEWEST = 3  # samples of a subject, whatever time they take
 FORMS = ("eager", "compile", "cuda_graph")
 
 
@@ -76,8 +77,8 @@ def compare(
     The first call of each is its cold one; for names in ``compiled`` it is the compilation, and
     the second is the cold one. Then ``warmup`` calls, then turns of 25 samples. The first call of a
     turn finds the caches full of the others' data: it stands apart, as ``resumed``. A subject
-    that has used its ``seconds`` drops out. ``time.perf_counter_ns`` around the call; on a machine
-    with a GPU, its work is waited for before and after.
+    that has used its ``seconds`` drops out, after 3 samples at least. ``time.perf_counter_ns``
+    around the call; on a machine with a GPU, its work is waited for before and after.
 
     Args:
         subjects: name -> callable.
@@ -131,7 +132,8 @@ def _turns(
                 if sum(taken[name][-TURN:]) > 1e9 * seconds / 4:
                     break  # others wait
             used = sum(taken[name]) + sum(resumed[name])
-            if len(taken[name]) >= samples or used > 1e9 * seconds:
+            enough = used > 1e9 * seconds and len(taken[name]) >= FEWEST
+            if len(taken[name]) >= samples or enough:
                 del waiting[name]
     return taken, resumed
 
