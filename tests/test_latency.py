@@ -1,6 +1,7 @@
 """abkd_fast.latency: samples, quantiles, turns, clients, cost by op."""
 
 import itertools
+import re
 import subprocess
 import sys
 import threading
@@ -87,6 +88,16 @@ def test_compare_takes_turns_and_stops_when_the_time_is_used():
     # a's cold call and warm-up, b's, then turns of one resumed call and the samples
     assert turns[0] == ("a", 2) and turns[1] == ("b", 2) and turns[2] == ("a", 1 + TURN)
     assert len(found["a"].resumed) == 3
+
+
+def test_interrupted_samples_are_marked_and_counted():
+    found = latency.measure(lambda: None, samples=50)["eager"]
+    assert len(found.interrupted) == found.count == 50
+    assert len(found.undisturbed) == 50 - sum(found.interrupted)
+    assert found.row()["interrupted"] == sum(found.interrupted)
+    mixed = latency.Measurement("x", (1_000_000, 9_000_000), interrupted=(False, True))
+    assert mixed.undisturbed == (1_000_000,) and mixed.row()["undisturbed_p50"] == 1.0
+    assert latency.Measurement("x", (5,)).undisturbed == (5,)
 
 
 def test_compiled_subjects_keep_compilation_apart():
@@ -183,3 +194,11 @@ def test_medians_agree_with_torchs_timer():
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("agree") == 3
+
+
+def test_the_documentations_example_runs(capsys):
+    page = (ROOT / "docs/latency.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "latency.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "eager: p50" in shown and "torch.Size([1, 10])" in shown and "abkd_fast.conv" in shown

@@ -43,7 +43,7 @@ def run(tmp_path_factory):
         save(folder / name / "seed0" / "student.safetensors", "gcn-2x8", graph)
     subjects = latency.load_subjects([folder / "a", folder / "b"], folder)
     subjects[1].name = HOSTILE
-    report = latency.profile(subjects, graph, samples=70, seconds=0.5, batch=8, clients=(1,))
+    report = latency.profile(subjects, graph, samples=20, seconds=0.2, batch=8, clients=(1,))
     write_report(report, folder / "out", "abkd-fast profile <b>")
     return folder, report
 

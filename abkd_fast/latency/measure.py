@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -102,12 +103,13 @@ def compare(
                 call()
                 if time.perf_counter() > deadline:
                     break
-        taken, resumed = _turns(subjects, samples, seconds)
+        taken, resumed, interrupted = _turns(subjects, samples, seconds)
     return {
         name: Measurement(
             name=name,
             samples=tuple(taken[name]),
             resumed=tuple(resumed[name]),
+            interrupted=tuple(interrupted[name]),
             cold=cold[name],
             compile=first[name] if name in compiled else None,
             warmup=warmup,
@@ -119,23 +121,31 @@ def compare(
 
 def _turns(
     subjects: Mapping[str, Callable[[], Any]], samples: int, seconds: float
-) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """(samples, first calls of the turns) of every subject."""
+) -> tuple[dict[str, list[int]], dict[str, list[int]], dict[str, list[bool]]]:
+    """(samples, first calls of the turns, interrupted or not) of every subject."""
     taken: dict[str, list[int]] = {name: [] for name in subjects}
     resumed: dict[str, list[int]] = {name: [] for name in subjects}
+    interrupted: dict[str, list[bool]] = {name: [] for name in subjects}
     waiting = dict(subjects)
     while waiting:
         for name, call in list(waiting.items()):
             resumed[name].append(_timed(call)[0])
             for _ in range(min(TURN, samples - len(taken[name]))):
+                before = _switches()
                 taken[name].append(_timed(call)[0])
+                interrupted[name].append(_switches() > before)
                 if sum(taken[name][-TURN:]) > 1e9 * seconds / 4:
                     break  # others wait
             used = sum(taken[name]) + sum(resumed[name])
             enough = used > 1e9 * seconds and len(taken[name]) >= FEWEST
             if len(taken[name]) >= samples or enough:
                 del waiting[name]
-    return taken, resumed
+    return taken, resumed, interrupted
+
+
+def _switches() -> int:
+    """Times that the system took a processor from this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def throughput(

@@ -70,7 +70,7 @@ def profile(
         for kind, nodes in node_queries(data, batch, 256, seed).items():
             calls = {name: node_call(server, nodes) for name, server in servers.items()}
             queries[kind] = _each(compare(calls, samples=samples, seconds=seconds), "server")
-        loops = _throughput(servers, queries[ONE], data, clients, seed)
+        loops = _throughput(servers, queries[ONE], data, clients, min(1.0, seconds), seed)
         facts = environment() | {"load": os.getloadavg()[0], "affinity": _affinity()}
     for row, subject in zip(rows, subjects, strict=True):
         name = subject.name
@@ -150,6 +150,7 @@ def _throughput(
     found: _Found,
     data: GraphData,
     clients: Sequence[int],
+    seconds: float,
     seed: int,
 ) -> dict[str, list[dict[str, float]]]:
     """Closed loops of clients that ask for one node after the other."""
@@ -157,7 +158,7 @@ def _throughput(
     loops = {}
     for name, server in servers.items():
         if 1e6 * found[name, "server"].p50 < _CALLS:
-            loops[name] = throughput(node_call(server, nodes), clients)
+            loops[name] = throughput(node_call(server, nodes), clients, seconds)
     return loops
 
 

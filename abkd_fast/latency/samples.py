@@ -49,6 +49,8 @@ class Measurement:
         compile: ns of the call that compiled or captured, None where nothing did.
         warmup: number of calls between the first one and the samples.
         resumed: ns of the first call after others' turns, whose data then fill the caches.
+        interrupted: of every sample, whether the system took the processor away meanwhile
+            (involuntary context switches of the process); empty where it does not count them.
         result: what the last call returned.
     """
 
@@ -58,6 +60,7 @@ class Measurement:
     compile: int | None = None
     warmup: int = 0
     resumed: tuple[int, ...] = ()
+    interrupted: tuple[bool, ...] = ()
     result: Any = None
 
     @property
@@ -87,6 +90,12 @@ class Measurement:
         first, third = np.quantile(self.samples, [0.25, 0.75])
         return 1e-6 * float(third - first)
 
+    @property
+    def undisturbed(self) -> tuple[int, ...]:
+        """The samples that were not interrupted."""
+        pairs = zip(self.samples, self.interrupted or [False] * self.count, strict=True)
+        return tuple(spent for spent, interrupted in pairs if not interrupted)
+
     def left_out(self) -> dict[str, str]:
         """Why a quantile is missing."""
         return {
@@ -100,7 +109,9 @@ class Measurement:
         row: dict[str, Any] = {label(q): self.quantile(q) for q in QUANTILES}
         row |= {"min": self.min, "iqr": self.iqr, "n": self.count, "left_out": self.left_out()}
         row |= {"cold": _ms(self.cold), "compile": _ms(self.compile), "warmup": self.warmup}
-        row["resumed"] = 1e-6 * float(np.median(self.resumed)) if self.resumed else None
+        row["interrupted"] = self.count - len(self.undisturbed)
+        row["undisturbed_p50"] = _median(self.undisturbed)
+        row["resumed"] = _median(self.resumed)
         return row | ({"samples_ns": list(self.samples)} if samples else {})
 
     def __str__(self) -> str:
@@ -108,6 +119,10 @@ class Measurement:
         parts = [f"{label(q)} {v:.4g} ms" for q in QUANTILES if (v := self.quantile(q)) is not None]
         parts += [f"min {self.min:.4g} ms", f"IQR {self.iqr:.4g} ms", f"n {self.count}"]
         return f"{self.name}: " + ", ".join(parts)
+
+
+def _median(times: tuple[int, ...]) -> float | None:
+    return 1e-6 * float(np.median(times)) if times else None
 
 
 def _ms(time: int | None) -> float | None:
