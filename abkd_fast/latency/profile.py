@@ -75,6 +75,7 @@ def profile(
     for row, subject in zip(rows, subjects, strict=True):
         name = subject.name
         row["queries"] = {kind: _rows(found, name) for kind, found in queries.items()}
+        row["left_out"] = subject.left_out
         row["throughput"] = loops.get(name, [])
         row["prepare_ms"] = {what: 1e-6 * spent for what, spent in subject.prepare.items()}
         row["server"] = _server_facts(servers.get(name), left_out.get(name))

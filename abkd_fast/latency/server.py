@@ -51,7 +51,8 @@ class NodeServer:
     def __init__(
         self, model: nn.Module, data: GraphData, *, flat: bool = True, first_hop: bool = False
     ) -> None:
-        if data.graph.device.type != "cpu" or data.x is None or data.relations is not None:
+        typed = data.x is None or data.relations is not None
+        if data.graph.device.type != "cpu" or typed or data._rows != "node":
             raise ValueError(
                 "data must be nodes of one type with features on the CPU, where neighbourhoods "
                 f"are found, got {data!r} on {data.graph.device}"

@@ -39,6 +39,7 @@ class Subject:
         about: what its file says, None for a model from memory.
         source: path of the file, or None.
         prepare: ns by what was prepared.
+        left_out: why a form is missing.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Subject:
     about: ModelFile | None = None
     source: str | None = None
     prepare: dict[str, int] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
 
 
 def model_path(path: str | Path, role: str = "student") -> Path:
@@ -113,7 +115,11 @@ def full_graph_calls(
             yield form, captured(model, [data.arguments(model)])
         else:
             begin = time.perf_counter_ns()
-            call = flat_forward(model, data)
+            try:
+                call = flat_forward(model, data)
+            except (RuntimeError, ValueError) as reason:
+                subject.left_out[form] = str(reason).splitlines()[0]
+                continue
             subject.prepare["flatten"] = time.perf_counter_ns() - begin
             yield form, call
 
@@ -124,9 +130,12 @@ def flat_forward(model: nn.Module, data: GraphData) -> Call:
     See :mod:`abkd_fast.latency.flat`; features may change in place, weights and graph may not.
 
     Raises:
-        ValueError: the scores are not the model's.
+        ValueError: the features are no matrix, or the scores are not the model's.
+        RuntimeError: the model cannot be traced.
     """
     x, *rest = data.arguments(model)
+    if not isinstance(x, Tensor | CSRGraph) or data.x is None:
+        raise ValueError(f"data must have features, got {data!r}")
     parts = [x] if isinstance(x, Tensor) else [x.rowptr, x.col, x.value]
     width = x.shape[1]
 
