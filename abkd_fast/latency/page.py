@@ -54,6 +54,7 @@ def write_report(report: Report, folder: Path, command: str = "") -> Path:
         rows=latency_rows(report),
         images={name: embed(path) for name, path in figures.items()},
         facts=_facts(report),
+        interrupted=_interrupted(report),
         command=command,
     )
     write_atomically(folder / "latency.html", lambda path: _write(path, page))
@@ -90,6 +91,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for label, cells in beside_rows(report):
         beside.add_row(*(Text(cell) for cell in (label, *cells)))
     console.print(beside)
+    interrupted, calls = _interrupted(report)
+    if interrupted > 0.05 * calls:
+        console.print(f"the system interrupted {interrupted:,} of {calls:,} calls: other work ran")
     if any(reason for *_, reason in _left_out(report)):
         console.print("–: too few samples; more --seconds and --samples 662 give p99")
 
@@ -142,6 +146,17 @@ def _left_out(report: Report) -> list[tuple[str, str, str, str]]:
         for form, found in forms.items()
         if found["left_out"]
     ]
+
+
+def _interrupted(report: Report) -> tuple[int, int]:
+    """(calls during which the system took the processor away, all calls)."""
+    rows = [
+        row
+        for model in report["models"]
+        for forms in model["queries"].values()
+        for row in forms.values()
+    ]
+    return sum(row["interrupted"] for row in rows), sum(row["n"] for row in rows)
 
 
 def _headline(report: Report) -> dict[str, Any]:
