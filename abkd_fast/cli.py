@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -26,6 +26,7 @@ commands
   distill        train a small student on a large teacher; writes --out/report/index.html
   train-teacher  train a model on labels alone
   study          run a whole comparison from a file: docs/study/README.md
+  profile        latency of students beside their teacher; writes --out/latency.html
   datasets       list the data sets and where they are looked for
   doctor         show versions and which back end serves each op, and why
 
@@ -35,6 +36,7 @@ examples
                                                         GCNII 64 x 64 -> 4 x 4 on Cora
   abkd-fast distill --data my.npz --teacher gcnii-16x64 --student gcnii-4x8 --out runs/mine
   abkd-fast distill --data my.npz --teacher gcnii-16x64 --compression 60x --out runs/small
+  abkd-fast profile runs/small runs/teacher             p50 to p99, memory, one HTML page
 
 several processes: torchrun --nproc-per-node 2 -m abkd_fast distill ...
 
@@ -71,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "distill": _distill,
         "train-teacher": _train_teacher,
         "study": _study,
+        "profile": _profile,
         "datasets": _datasets,
         "doctor": _doctor,
     }
@@ -148,6 +151,28 @@ def _study(argv: list[str]) -> None:
         print(f"results: {study.folder}")
     if failed:
         raise TrainingError(f"{len(failed)} runs failed:\n  " + "\n  ".join(failed))
+
+
+def _profile(argv: list[str]) -> None:
+    from abkd_fast.latency.command import run_profile
+    from abkd_fast.latency.settings import ProfileConfig
+
+    models, flags = _leading(argv)
+    default = ProfileConfig(students=tuple(models[:1]), teacher=next(iter(models[1:]), None))
+    config = _parse("profile", default, flags)
+    if models and "--students" in flags:
+        config = replace(config, students=(models[0], *config.students))
+    if len(models) > 2:
+        raise SettingError(
+            f"profile takes STUDENT [TEACHER], got {len(models)} paths; more students: --students"
+        )
+    run_profile(config, _command("profile", argv))
+
+
+def _leading(argv: list[str]) -> tuple[list[Path], list[str]]:
+    """(paths before the first flag, the rest)."""
+    first = next((i for i, part in enumerate(argv) if part.startswith("-")), len(argv))
+    return [Path(part) for part in argv[:first]], argv[first:]
 
 
 def _datasets(argv: list[str]) -> None:

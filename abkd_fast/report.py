@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import math
-import struct
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from abkd_fast._pages import embed, render
 from abkd_fast._storage import write_atomically
 from abkd_fast.plots import History, attention_map, curves
 from abkd_fast.task import METRICS
@@ -157,24 +155,22 @@ def _render(
     attention_history: Tensor | None,
     figures: Mapping[str, Path],
 ) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    # Names of data sets and models come from users: everything is escaped.
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters.update(
-        accuracy=_accuracy, count=_count, number=_number, ratio=_ratio, size=_size
-    )
-    page = resources.files("abkd_fast").joinpath("report.html").read_text(encoding="utf-8")
     seeds = zip(metrics["seeds"], metrics["best_epoch"], histories, strict=True)
-    return environment.from_string(page).render(
+    return render(
+        "report.html",
+        {
+            "accuracy": _accuracy,
+            "count": _count,
+            "number": _number,
+            "ratio": _ratio,
+            "size": _size,
+        },
         metrics=metrics,
         models=_models(metrics),
         metric=_metric(metrics),
         rows=_rows(metrics),
         maps=None if attention is None else _map_tables(attention),
-        images={name: _embed(path) for name, path in figures.items()},
+        images={name: embed(path) for name, path in figures.items()},
         settings=list(_flatten(metrics["config"])),
         first_epoch=histories[0][0]["epoch"],
         unfinished=[seed for seed, best, history in seeds if best == history[-1]["epoch"]],
@@ -277,15 +273,6 @@ def _map_tables(attention: Tensor) -> dict[str, Any]:
         "students": torch.stack([share, depth, peak], 1).tolist(),
         "evenness": entropy / math.log(width) if width > 1 and mass.sum() > 0 else None,
     }
-
-
-def _embed(path: Path) -> dict[str, Any]:
-    """Return a PNG file as a data address with its size in CSS pixels, 1.5 dots each."""
-    content = path.read_bytes()
-    # Width and height are the first two fields of the header chunk, big-endian.
-    width, height = struct.unpack(">II", content[16:24])
-    address = "data:image/png;base64," + base64.b64encode(content).decode()
-    return {"src": address, "width": round(width / 1.5), "height": round(height / 1.5)}
 
 
 def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

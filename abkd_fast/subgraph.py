@@ -56,7 +56,8 @@ def induced_subgraph(graph: CSRGraph, nodes: Tensor) -> CSRGraph:
 
 def _rows(graph: CSRGraph, nodes: Tensor) -> tuple[Tensor, Tensor]:
     """(rowptr of the chosen rows, positions of their edges in the graph)."""
-    start, degree = graph.rowptr[nodes].long(), graph.rowptr.diff()[nodes].long()
+    start = graph.rowptr[nodes].long()
+    degree = graph.rowptr[nodes + 1].long() - start  # not rowptr.diff(): that reads every row
     rowptr = torch.cat([degree.new_zeros(1), degree.cumsum(0)])
     shift = start - rowptr[:-1]
     edges = torch.arange(int(rowptr[-1]), device=graph.device) + shift.repeat_interleave(degree)

@@ -16,6 +16,7 @@ import roofline
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
 from section_contrast import contrast_section
+from section_latency import readme_rows, write_page
 from section_neighbor_kl import neighbor_kl_section
 from section_orders import reorder_section, sampling_section
 from section_relational import relational_section
@@ -54,6 +55,7 @@ NAMES = (
     "sample_neighbors",
     "accelerate",
     "pair_infonce",
+    "latency",
 )
 WHOLE_RUNS = {  # on a machine with the time and memory for them
     "growth_ops": growth_ops_section,
@@ -144,6 +146,7 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
                 f"{statistics.median(forward):.1f} (median; {min(forward):.1f} to "
                 f"{max(forward):.1f})"
             ],
+            *readme_rows(reports["latency"]),
         ],
     )
 
@@ -153,6 +156,7 @@ def main() -> None:
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(reports)))
     (ROOT / "docs/roofline.md").write_text("\n".join(roofline.page(reports, gpus)))
+    write_page(reports["latency"], ROOT / "docs/latency.md")
     lines = "\n".join(readme_table(reports))
     readme = (ROOT / "README.md").read_text()
     marked = re.compile(r"(<!-- bench -->\n).*(<!-- end -->)", re.DOTALL)

@@ -6,7 +6,17 @@ import pytest
 import torch
 from helpers import small_data
 
-from abkd_fast import ABKD, KD, CSRGraph, Distiller, TeacherCache, TrainConfig, load_model, predict
+from abkd_fast import (
+    ABKD,
+    KD,
+    CSRGraph,
+    Distiller,
+    TeacherCache,
+    TrainConfig,
+    latency,
+    load_model,
+    predict,
+)
 from abkd_fast.config import DistillConfig
 from abkd_fast.data import GraphLevelData
 from abkd_fast.data.graph_level import block_diagonal
@@ -223,3 +233,15 @@ def test_the_command_line_distils_graphs(tmp_path, monkeypatch):
     model, about = load_model(tmp_path / "out" / "seed0" / "student.safetensors")
     assert isinstance(model, GraphClassifier) and about.options["pool"] == "mean"
     assert predict(model, data).shape == (36, 2)
+
+
+def test_graph_level_data_have_no_node_queries_but_a_latency():
+    data, model = graphs(), classifier()
+    with pytest.raises(ValueError, match="data must be nodes of one type"):
+        latency.NodeServer(model, data)
+    subject = latency.Subject("classifier", "student", model)
+    report = latency.profile([subject], data, samples=2, seconds=0.1)
+    row = report["models"][0]
+    assert row["queries"]["one node"] == {} and row["throughput"] == []
+    assert row["queries"]["full graph"]["eager"]["n"] >= 2
+    assert "data must be nodes of one type" in row["server"]["left_out"]

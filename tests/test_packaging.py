@@ -119,6 +119,7 @@ def test_wheel_runs_in_a_clean_environment(built, tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert "abkd_fast/kernels/__init__.py" in names and "abkd_fast/py.typed" in names
     assert "abkd_fast/report.html" in names
+    assert "abkd_fast/report_style.css" in names and "abkd_fast/latency.html" in names
     python, env = environment(tmp_path / "venv")
     install(python, env, wheel, tmp_path)
     assert run(python, "-c", CHECK, env=env, cwd=tmp_path).stdout.strip() == "cpu"

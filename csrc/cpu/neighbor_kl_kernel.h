@@ -4,6 +4,8 @@
 // clang-format off: each file uses the ones before it
 #include "simd.h"
 #include "exp.h"
+#include "fresh_lanes.h"
+#include "lane_tree.h"
 #include "attention_tiles.h"
 // clang-format on
 

@@ -1,0 +1,252 @@
+"""The latency report of students beside their teacher: every number in one dictionary."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abkd_fast.data import GraphData
+from abkd_fast.graph import CSRGraph
+from abkd_fast.inductive import predict
+from abkd_fast.latency.breakdown import Breakdown, breakdown
+from abkd_fast.latency.measure import ENOUGH, compare, evaluating, thread_count, throughput
+from abkd_fast.latency.samples import Measurement
+from abkd_fast.latency.server import NodeServer
+from abkd_fast.latency.subjects import (
+    FULL,
+    ONE,
+    Subject,
+    full_graph_calls,
+    node_call,
+    node_queries,
+)
+from abkd_fast.metrics import count_parameters, environment, peak_bytes, split_scores
+
+FORMAT = 1
+_CALLS = 50_000_000  # ns of a query up to which the clients' loops are worth their time
+
+
+def profile(
+    subjects: Sequence[Subject],
+    data: GraphData,
+    *,
+    forms: Sequence[str] = ("eager", "flat"),
+    samples: int = ENOUGH,
+    seconds: float = 10.0,
+    batch: int = 64,
+    clients: Sequence[int] = (1, 2),
+    threads: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Measure every model on every kind of query, taking turns.
+
+    Args:
+        subjects: teacher and students.
+        data: graph, features and labels.
+        forms: of the full-graph pass: "eager", "flat", "compile", "cuda_graph".
+        samples: calls timed of each.
+        seconds: of timed calls of each, at most; slow ones get fewer samples.
+        batch: nodes of a mini-batch query.
+        clients: numbers of threads that ask for single nodes in a closed loop.
+        threads: torch's threads; None leaves them.
+        seed: of the nodes that are drawn.
+
+    Returns:
+        The content of a latency.json.
+    """
+    with thread_count(threads), torch.no_grad():
+        graph = _prepare_graph(data)
+        rows = [_model_row(subject, data) for subject in subjects]
+        queries = {FULL: _full_graph(subjects, data, forms, samples, seconds)}
+        left_out: dict[str, str] = {}
+        servers = _servers(subjects, data, left_out)
+        for kind, nodes in node_queries(data, batch, 256, seed).items():
+            calls = {name: node_call(server, nodes) for name, server in servers.items()}
+            queries[kind] = _each(compare(calls, samples=samples, seconds=seconds), "server")
+        loops = _throughput(servers, queries[ONE], data, clients, min(1.0, seconds), seed)
+        facts = environment() | {"load": os.getloadavg()[0], "affinity": _affinity()}
+    for row, subject in zip(rows, subjects, strict=True):
+        name = subject.name
+        row["queries"] = {kind: _rows(found, name) for kind, found in queries.items()}
+        row["left_out"] = subject.left_out
+        row["throughput"] = loops.get(name, [])
+        row["prepare_ms"] = {what: 1e-6 * spent for what, spent in subject.prepare.items()}
+        row["server"] = _server_facts(servers.get(name), left_out.get(name))
+        row["gb_s"] = 1e-6 * row["moved_bytes"] / row["queries"][FULL]["eager"]["p50"]
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": facts,
+        "device": str(data.graph.device),
+        "seed": seed,
+        "dataset": _dataset(data),
+        "graph_prepare_ms": graph,
+        "copy_gb_s": copy_bandwidth(),
+        "models": rows,
+        "peak_bytes": peak_bytes(),
+    }
+
+
+_Found = dict[tuple[str, str], Measurement]  # (model, form)
+
+
+def _full_graph(
+    subjects: Sequence[Subject],
+    data: GraphData,
+    forms: Sequence[str],
+    samples: int,
+    seconds: float,
+) -> _Found:
+    names, calls = {}, {}
+    for subject in subjects:
+        for form, call in full_graph_calls(subject, data, ["eager", *_others(forms)]):
+            key = f"{subject.name}, {form}"
+            names[key], calls[key] = (subject.name, form), call
+    compiling = {key for key, (_, form) in names.items() if form in ("compile", "cuda_graph")}
+    found = compare(calls, samples=samples, seconds=seconds, compiled=compiling)
+    return {names[key]: measurement for key, measurement in found.items()}
+
+
+def _others(forms: Sequence[str]) -> list[str]:
+    return [form for form in dict.fromkeys(forms) if form != "eager"]
+
+
+def _each(found: Mapping[str, Measurement], form: str) -> _Found:
+    return {(name, form): measurement for name, measurement in found.items()}
+
+
+def _rows(found: _Found, name: str) -> dict[str, Any]:
+    return {form: one.row() for (model, form), one in found.items() if model == name}
+
+
+def _servers(
+    subjects: Sequence[Subject], data: GraphData, left_out: dict[str, str]
+) -> dict[str, NodeServer]:
+    servers = {}
+    for subject in subjects:
+        begin = time.perf_counter_ns()
+        try:
+            servers[subject.name] = NodeServer(subject.model, data)
+        except ValueError as reason:
+            left_out[subject.name] = str(reason)
+        subject.prepare["server"] = time.perf_counter_ns() - begin
+    return servers
+
+
+def _server_facts(server: NodeServer | None, reason: str | None) -> dict[str, Any]:
+    if server is None:
+        return {"left_out": reason}
+    return {"hops": server.hops, "form": server.form, "why": server.why}
+
+
+def _throughput(
+    servers: Mapping[str, NodeServer],
+    found: _Found,
+    data: GraphData,
+    clients: Sequence[int],
+    seconds: float,
+    seed: int,
+) -> dict[str, list[dict[str, float]]]:
+    """Closed loops of clients that ask for one node after the other."""
+    nodes = node_queries(data, 1, 256, seed)[ONE]
+    loops = {}
+    for name, server in servers.items():
+        if 1e6 * found[name, "server"].p50 < _CALLS:
+            loops[name] = throughput(node_call(server, nodes), clients, seconds)
+    return loops
+
+
+def _model_row(subject: Subject, data: GraphData) -> dict[str, Any]:
+    """What is known of a model without timing queries, and its breakdown."""
+    model = subject.model
+    scores = split_scores(predict(model, data), data)
+    with evaluating(model):
+        arguments = data.arguments(model)
+        costs = breakdown(model, lambda: model(*arguments))
+    fits = subject.about is None or subject.about.fingerprint == data.fingerprint()
+    return {
+        "name": subject.name,
+        "role": subject.role,
+        "model": subject.about.spec if subject.about else type(model).__name__,
+        "file": subject.source,
+        "parameters": count_parameters(model),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
+        "metric": data.kind.metric,
+        "accuracy": {split: scores[split] for split in ("train", "val", "test")},
+        "same_data": fits,
+        "memory_bytes": {
+            "weights": sum(part.nbytes for part in (*model.parameters(), *model.buffers())),
+            "graph": _graph_bytes(data.graph.gcn_norm()),
+            "features": _feature_bytes(data.x),
+            "activations": costs.activations,
+        },
+        "moved_bytes": costs.moved,
+        "layers": _layer_rows(costs),
+        "ops": [{"op": op, "calls": calls, "ms": ms} for op, calls, ms in costs.by_op()],
+    }
+
+
+def _layer_rows(costs: Breakdown) -> list[dict[str, Any]]:
+    return [asdict(row) for row in costs.by_layer()]
+
+
+def _prepare_graph(data: GraphData) -> dict[str, float]:
+    """ms of what is done once for a graph, each on fresh copies."""
+    edge_index, weight = data.graph.to_edge_index()
+    times = {}
+    begin = time.perf_counter_ns()
+    graph = CSRGraph.from_edge_index(edge_index, data.num_nodes, weight)
+    times["csr"] = time.perf_counter_ns() - begin
+    for what, prepare in (("gcn_norm", graph.gcn_norm), ("transpose", graph.t)):
+        begin = time.perf_counter_ns()
+        prepare()
+        times[what] = time.perf_counter_ns() - begin
+    return {what: 1e-6 * spent for what, spent in times.items()}
+
+
+def _dataset(data: GraphData) -> dict[str, Any]:
+    stats = data.graph.degree_stats()
+    return {
+        "name": data.name,
+        "num_nodes": data.num_nodes,
+        "num_edges": data.graph.num_edges,
+        "num_features": data.num_features,
+        "num_classes": data.num_classes,
+        "synthetic": data.synthetic,
+        "sparse_features": isinstance(data.x, CSRGraph),
+        "index_dtype": str(data.graph.col.dtype).removeprefix("torch."),
+        "degree": {name: getattr(stats, name) for name in ("mean", "median", "max", "isolated")},
+    }
+
+
+def _graph_bytes(graph: CSRGraph) -> int:
+    value = 0 if graph.value is None else graph.value.nbytes
+    return graph.rowptr.nbytes + graph.col.nbytes + value
+
+
+def _feature_bytes(x: Tensor | CSRGraph | None) -> int:
+    if x is None:
+        return 0
+    return _graph_bytes(x) if isinstance(x, CSRGraph) else x.nbytes
+
+
+def copy_bandwidth(megabytes: int = 64) -> float:
+    """GB/s of a copy that reads and writes so much together, the best of ten."""
+    source = torch.zeros(megabytes * 125_000)
+    target, best = torch.empty_like(source), float("inf")
+    for _ in range(10):
+        begin = time.perf_counter_ns()
+        target.copy_(source)
+        best = min(best, time.perf_counter_ns() - begin)
+    return 2 * source.nbytes / best
+
+
+def _affinity() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []

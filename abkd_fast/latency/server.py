@@ -1,0 +1,225 @@
+"""Class scores of single nodes, from their neighbourhood alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from abkd_fast._checks import check_tensor
+from abkd_fast._csr import Structure
+from abkd_fast.data import GraphData
+from abkd_fast.graph import CSRGraph
+from abkd_fast.latency.flat import NotTrimmable, flatten, trim
+from abkd_fast.nn import GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv
+from abkd_fast.nn._attention import with_self_loops
+from abkd_fast.nn.sage_conv import _mean
+
+_CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
+
+
+class NodeServer:
+    """Answers "which class scores has this node?" without a pass over the graph.
+
+    A query collects the rows of the operator (A_hat, the mean's weights, ...) that the model's
+    layers read, hop by hop, and runs the model on these: edges have the weights of the whole graph,
+    so that the scores are those of a full forward pass. Its cost depends on the neighbourhood
+    only. Weights are those at construction; build another server after training.
+
+    Safe to call from several threads.
+
+    Args:
+        model: a model of ``abkd_fast.nn`` for one type of nodes; put in eval mode.
+        data: graph and features on the CPU.
+        flat: run the ops in one straight line, each on the rows that later layers still read (see
+            :mod:`abkd_fast.latency.flat`), where the result agrees with the model's; False runs
+            the model itself.
+        first_hop: compute A_hat X once, now, and answer with one hop less (GCN with dense x, or
+            sparse x whose product stays sparse).
+
+    Attributes:
+        hops: depth of the neighbourhoods.
+        form: "flat", "flat, all rows" or "model": what serves queries, and ``why``.
+
+    Raises:
+        ValueError: the model or the data are of another kind.
+    """
+
+    def __init__(
+        self, model: nn.Module, data: GraphData, *, flat: bool = True, first_hop: bool = False
+    ) -> None:
+        typed = data.x is None or data.relations is not None
+        if data.graph.device.type != "cpu" or typed or data._rows != "node":
+            raise ValueError(
+                "data must be nodes of one type with features on the CPU, where neighbourhoods "
+                f"are found, got {data!r} on {data.graph.device}"
+            )
+        convs = [module for module in model.modules() if isinstance(module, _CONVS)]
+        self._model = model.eval()
+        self._operator_name, self._operator = _operator(convs, data)
+        self.hops = len(convs) - first_hop
+        features = data.aggregated_x if first_hop else data.x
+        if first_hop and (not convs or not isinstance(convs[0], GCNConv) or features is None):
+            raise ValueError(
+                "first_hop needs a GCN and features whose A_hat X pays, got "
+                f"{type(model).__name__} on {data!r}"
+            )
+        assert features is not None
+        self._features, self._first_hop = features, first_hop
+        self._seed = torch.zeros((), dtype=torch.int64)
+        self.form, self.why = "model", "flat=False"
+        self._line: Callable[..., Tensor] = self._run_model
+        if flat:
+            self._flatten(data.num_nodes)
+
+    @torch.no_grad()
+    def __call__(self, nodes: Tensor) -> Tensor:
+        """Class scores [B, C] of ``nodes`` [B] int64, distinct.
+
+        Raises:
+            ValueError: nodes are no int64 vector.
+            RuntimeError: nodes are repeated or unknown.
+        """
+        return self._line(*self._inputs(nodes))
+
+    def neighbourhood(self, nodes: Tensor) -> tuple[Tensor, CSRGraph]:
+        """(n_id [n] int64, operator [n, n]) that the scores of ``nodes`` depend on.
+
+        Rows of the last hop are empty: nothing reads them.
+        """
+        n_id, rowptr, col, e_id = self._sample(nodes)
+        value = None if self._operator.value is None else self._operator.value[e_id]
+        return n_id, CSRGraph(Structure(rowptr, col, n_id.numel()), value)
+
+    def _sample(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=self._seed.device)
+        graph, hops = self._operator, [-1] * self.hops
+        return torch.ops.abkd_fast.sample_neighbors(
+            graph.rowptr, graph.col, nodes, hops, False, self._seed, 0
+        )
+
+    def _inputs(self, nodes: Tensor) -> tuple[Any, ...]:
+        """(features ..., rowptr ..., col, value or none, n_0, ..., n_hops)."""
+        n_id, rowptr, col, e_id = self._sample(nodes)
+        sizes = _hop_sizes(rowptr, col, nodes.numel(), self.hops)
+        trimmed = self.form == "flat"
+        pointers = [rowptr[: size + 1] for size in sizes[:-1]] if trimmed else [rowptr]
+        x = self._features
+        features = _rows(x, n_id) if isinstance(x, CSRGraph) else [x.index_select(0, n_id)]
+        value = self._operator.value
+        values = [] if value is None else [value.index_select(0, e_id)]
+        return (*features, *pointers, col, *values, *sizes)
+
+    def _call(self, *tensors: Tensor) -> Tensor:
+        """The model on (features ..., rowptr, col, value or none); rows of all nodes."""
+        x: Tensor | CSRGraph = tensors[0]
+        rest = tensors[1:]
+        if isinstance(self._features, CSRGraph):
+            x_rowptr, x_col, x_value = tensors[:3]
+            x = CSRGraph(Structure(x_rowptr, x_col, self._features.num_src), x_value)
+            rest = tensors[3:]
+        rowptr, col, *value = rest
+        structure = Structure(rowptr, col, rowptr.numel() - 1)
+        graph = _Neighbourhood(structure, value[0] if value else None)
+        if self._operator_name:
+            graph._derived[self._operator_name] = graph
+        return self._model(x, graph, x) if self._first_hop else self._model(x, graph)
+
+    def _run_model(self, *inputs: Any) -> Tensor:
+        sizes = inputs[-self.hops - 1 :]
+        return self._call(*inputs[: -self.hops - 1])[: sizes[0]]
+
+    def _run_line(self, *inputs: Any) -> Tensor:
+        sizes = inputs[-self.hops - 1 :]
+        return self._flat(*inputs[: -self.hops - 1])[: sizes[0]]
+
+    def _flatten(self, num_nodes: int) -> None:
+        """Take the fastest form whose scores are the model's on two other neighbourhoods."""
+        degree = self._operator.rowptr.diff()
+        probes = [torch.tensor([int(node)]) for node in (degree.argmax(), degree.argmin())]
+        probes.append(torch.arange(min(3, num_nodes)))
+        expected = [self(nodes) for nodes in probes]
+        names = [f"x{i}" for i in range(3 if isinstance(self._features, CSRGraph) else 1)]
+        example = self._inputs(probes[-1])[: -self.hops - 1]
+        try:
+            self._flat = flatten(self._call, *example).forward
+            self.form, self._line, self.why = "flat, all rows", self._run_line, "it agrees"
+            self._check(probes, expected)
+            line = flatten(self._call, *example)
+            holders = [node for node in line.graph.nodes if node.op == "placeholder"]
+            rows = tuple(holder.target for holder in holders[: len(names)])
+            trim(line, holders[len(names)].target, rows, self.hops)
+            self.form, self._line = "flat", line.forward
+            self._check(probes, expected)
+        except NotTrimmable as reason:
+            self.form, self._line, self.why = "flat, all rows", self._run_line, str(reason)
+        except (RuntimeError, ValueError, IndexError) as reason:  # sizes of the example, mostly
+            self.form, self._line = "model", self._run_model
+            self.why = str(reason).splitlines()[0]
+
+    def _check(self, probes: list[Tensor], expected: list[Tensor]) -> None:
+        for nodes, scores in zip(probes, expected, strict=True):
+            if not torch.allclose(self(nodes), scores, rtol=1e-4, atol=1e-6):
+                raise RuntimeError(f"{self.form} gave other scores than the model")
+
+
+class _Neighbourhood(CSRGraph):
+    """The rows of an operator; it is normalised already."""
+
+    def gcn_norm(self) -> CSRGraph:
+        return self
+
+
+def _operator(convs: Sequence[nn.Module], data: GraphData) -> tuple[str, CSRGraph]:
+    """The matrix that every layer multiplies with, and the name under which graphs keep it."""
+    dtype = data.x.value.dtype if isinstance(data.x, CSRGraph) else data.x.dtype  # type: ignore[union-attr]
+    found = {_reads(conv, dtype) for conv in convs}
+    if len(found) > 1:
+        raise ValueError(
+            "model must have layers that read the same matrix, got "
+            f"{', '.join(sorted(name or 'the graph itself' for name in found))}"
+        )
+    name = found.pop() if found else ""
+    if name == "gcn_norm":
+        return name, data.graph.gcn_norm()
+    if name == "self_loops":
+        return name, with_self_loops(data.graph)
+    return name, _mean(data.graph, dtype) if name else data.graph
+
+
+def _reads(conv: nn.Module, dtype: torch.dtype) -> str:
+    if isinstance(conv, (GCNConv, GCN2Conv)):
+        return "gcn_norm" if conv.normalize else ""
+    if isinstance(conv, SAGEConv):
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        return f"mean-{wide}" if conv.aggr == "mean" else ""
+    return "self_loops" if conv.add_self_loops else ""
+
+
+def _rows(x: CSRGraph, nodes: Tensor) -> list[Tensor]:
+    """(rowptr, col, value) of rows ``nodes``; by numpy, whose calls cost a third of torch's."""
+    pointers, chosen = x.rowptr.numpy(), nodes.numpy()
+    start = pointers[chosen]
+    degree = pointers[chosen + 1] - start
+    rowptr = np.zeros(len(chosen) + 1, pointers.dtype)
+    np.cumsum(degree, out=rowptr[1:])
+    edges = np.repeat(start - rowptr[:-1], degree)
+    edges += np.arange(len(edges), dtype=edges.dtype)
+    index = torch.from_numpy(edges)
+    assert x.value is not None
+    return [torch.from_numpy(rowptr), x.col.index_select(0, index), x.value.index_select(0, index)]
+
+
+def _hop_sizes(rowptr: Tensor, col: Tensor, count: int, hops: int) -> list[int]:
+    """n_0, ..., n_hops: nodes are numbered as they are found, so the largest column tells."""
+    pointers, columns = rowptr.numpy(), col.numpy()
+    sizes, begin = [count], 0
+    for _ in range(hops):
+        end = pointers[sizes[-1]]
+        largest = int(np.max(columns[begin:end], initial=-1))
+        sizes.append(max(sizes[-1], largest + 1))
+        begin = end
+    return sizes

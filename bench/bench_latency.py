@@ -1,0 +1,177 @@
+"""Latency of students and teachers: the whole graph, and one node; ours against PyG's.
+
+    ABKD_DATA=data python bench/bench_latency.py [--datasets cora pubmed arxiv] [--seconds 6]
+
+The weights are random (latency does not depend on them) and the same on every side; scores are
+compared before anything is timed. PyG's adjacency is normalised beforehand and kept as torch's CSR,
+as torch_sparse's SparseTensor where that is installed, or as edge_index, which torch.compile needs.
+A node's neighbourhood is found by k_hop_subgraph, or by a NeighborLoader with all neighbours (needs
+torch_sparse). Sides take turns (see abkd_fast.latency.compare). arxiv is OGBN-Arxiv's real graph
+with synthetic features.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+from collections.abc import Callable
+from functools import partial
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import torch
+from harness import write_json
+from peers import pyg
+from peers.pyg_queries import MODELS, by_loader, by_subgraph, normalised
+from torch import Tensor, nn
+
+from abkd_fast import data, latency
+from abkd_fast.capture import call_model
+from abkd_fast.nn import ModelSpec
+
+CASES = {
+    "cora": ["gcnii-4x4", "gcnii-64x64"],
+    "pubmed": ["gcnii-4x4", "gcnii-64x64"],
+    "arxiv": ["gcn-2x256"],
+}
+STUDENTS = ("gcnii-4x4", "gcn-2x256")  # of these torch.compile too
+MESSAGES = 1 << 30  # bytes of PyG's messages, one row an edge of the graph, that are tried
+Call = Callable[[], Tensor]
+
+
+def load(name: str, root: Path | None) -> data.GraphData:
+    return data.arxiv_features(root=root) if name == "arxiv" else data.load(name, root=root)
+
+
+def twins(spec: str, graph: data.GraphData) -> tuple[nn.Module, nn.Module]:
+    """(ours, PyG's) with the same weights, in eval mode."""
+    torch.manual_seed(0)
+    parsed, sizes = ModelSpec.parse(spec), (graph.num_features, graph.num_classes)
+    ours = parsed.build(*sizes)
+    shape = (sizes[0], parsed.hidden_channels, parsed.num_layers, sizes[1])
+    theirs = MODELS[parsed.family](*shape)
+    theirs.load_state_dict(ours.state_dict())
+    return ours.eval(), theirs.eval()
+
+
+def has_sparse() -> bool:
+    return importlib.util.find_spec("torch_sparse") is not None
+
+
+def full_graph_sides(
+    ours: nn.Module, theirs: nn.Module, graph: data.GraphData, compiles: bool
+) -> dict[str, Call]:
+    x, edge_index, nodes = graph.dense_x, graph.edge_index, graph.num_nodes
+    sides: dict[str, Call] = {
+        "abkd_fast": lambda: call_model(ours, graph),
+        "abkd_fast flat": latency.flat_forward(ours, graph),
+    }
+    kinds = ["csr", *(["torch_sparse"] if has_sparse() else [])]
+    for kind in kinds:
+        adjacency = pyg.prepare(edge_index, nodes, kind)
+        sides[f"pyg {kind}"] = partial(theirs, x, adjacency)
+    if compiles:
+        sides["pyg compile"] = partial(torch.compile(theirs), x, *normalised(edge_index, nodes))
+    return {name: torch.inference_mode()(side) for name, side in sides.items()}
+
+
+def node_sides(
+    ours: nn.Module, theirs: nn.Module, graph: data.GraphData, compiles: bool
+) -> dict[str, Callable[[Tensor], Tensor]]:
+    server = latency.NodeServer(ours, graph)
+    edges, x = normalised(graph.edge_index, graph.num_nodes), graph.dense_x
+    sides = {"abkd_fast": server, "pyg k_hop_subgraph": by_subgraph(theirs, x, edges, server.hops)}
+    if has_sparse():
+        sides["pyg NeighborLoader"] = by_loader(theirs, x, edges, server.hops)
+        if compiles:
+            compiled = torch.compile(theirs, dynamic=True)
+            sides["pyg NeighborLoader + compile"] = by_loader(compiled, x, edges, server.hops)
+    return sides
+
+
+def difference(scores: Tensor, expected: Tensor) -> float:
+    """In norm, relative."""
+    return float((scores - expected).norm() / expected.norm())
+
+
+def check(differences: dict[str, float], what: str) -> None:
+    wrong = {side: error for side, error in differences.items() if not error < 1e-4}
+    assert not wrong, f"{what}: {wrong}"
+
+
+def row(
+    what: dict[str, str],
+    calls: dict[str, Call],
+    differences: dict[str, float],
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    """Time the sides, which were found to agree."""
+    check(differences, str(what))
+    compiled = {name for name in calls if "compile" in name}
+    found = latency.compare(
+        calls, samples=options.samples, seconds=options.seconds, compiled=compiled
+    )
+    for side in found.values():
+        print(*what.values(), side, flush=True)
+    sides = {name: side.row() for name, side in found.items()}
+    return {**what, "difference": differences, "sides": sides}
+
+
+def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    graph = load(name, options.root)
+    graph.graph.gcn_norm()
+    rows = []
+    drawn = torch.randint(graph.num_nodes, (64, 1), generator=torch.Generator().manual_seed(0))
+    worst = graph.graph.rowptr.diff().argmax()[None]
+    for spec in CASES[name]:
+        ours, theirs = twins(spec, graph)
+        widest = max(p.size(0) for p in ours.parameters() if p.dim() == 2)
+        fits = 4 * widest * (graph.graph.num_edges + graph.num_nodes) < MESSAGES
+        compiles = spec in STUDENTS and options.compile
+        sides = full_graph_sides(ours, theirs, graph, compiles and fits)
+        with torch.no_grad():
+            expected = ours(graph.x, graph.graph)
+        errors = {side: difference(call(), expected) for side, call in sides.items()}
+        what = {"dataset": name, "model": spec}
+        rows.append(row({**what, "query": "full graph"}, sides, errors, options))
+        torch.compiler.reset()
+        queries = node_sides(ours, theirs, graph, compiles)
+        for query, nodes in (("one node", list(drawn)), ("worst node", [worst])):
+            errors = {
+                side: max(difference(ask(node), expected[node]) for node in nodes[:6])
+                for side, ask in queries.items()
+                if fits or query == "one node" or side != "pyg k_hop_subgraph"
+            }
+            calls = {side: in_turn(queries[side], nodes) for side in errors}
+            rows.append(row({**what, "query": query}, calls, errors, options))
+    return rows
+
+
+def in_turn(ask: Callable[[Tensor], Tensor], nodes: list[Tensor]) -> Call:
+    turn = cycle(nodes)
+    return lambda: ask(next(turn))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--datasets", nargs="+", default=list(CASES))
+    parser.add_argument("--samples", type=int, default=latency.samples_needed(0.99))
+    parser.add_argument("--seconds", type=float, default=6.0, help="of timed calls of a side")
+    parser.add_argument("--compile", type=int, default=1, help="0: without torch.compile")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
+    parser.add_argument("--out", type=Path, default=Path("bench/results/latency-cpu.json"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    for name in options.datasets:
+        rows = rows_of(name, options)
+        kept = [row for row in kept if row["dataset"] != name] + rows
+        kept.sort(key=lambda row: list(CASES).index(row["dataset"]))
+        write_json(options.out, threads=options.threads, rows=kept)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,123 @@
+"""The table of docs/latency.md, and README's rows on latency."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from sections import figure, machine, table
+
+QUANTILES = ("p50", "p90", "p99")
+CALM = 20
+
+
+def sides_of(row: dict[str, Any], kind: str) -> dict[str, dict[str, Any]]:
+    """The sides that are ours, PyG's in eager mode, or PyG's under torch.compile."""
+    return {name: side for name, side in row["sides"].items() if _kind(name) == kind}
+
+
+def _kind(name: str) -> str:
+    if name.startswith("abkd_fast"):
+        return "ours"
+    return "compile" if "compile" in name else "eager"
+
+
+def fastest(row: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]] | None:
+    """(name, times) of the kind's side with the least median."""
+    sides = sides_of(row, kind)
+    return min(sides.items(), key=lambda item: median(item[1])) if sides else None
+
+
+def median(side: dict[str, Any]) -> float:
+    """p50 of the calls that kept the processor, where there are so many; else of all."""
+    calm = side["n"] - side["interrupted"] >= CALM
+    return side["undisturbed_p50"] if calm else side["p50"]
+
+
+def ratio(row: dict[str, Any], kind: str) -> float | None:
+    """How many times longer the fastest side of a kind takes than ours."""
+    ours, theirs = fastest(row, "ours"), fastest(row, kind)
+    return None if ours is None or theirs is None else median(theirs[1]) / median(ours[1])
+
+
+def latency_table(report: dict[str, Any]) -> list[str]:
+    cells = []
+    for row in report["rows"]:
+        for name, side in row["sides"].items():
+            times = [_cell(side[key]) for key in (*QUANTILES, "min", "undisturbed_p50")]
+            what = [row["dataset"], row["model"], row["query"]]
+            cells.append([*what, name, *times, f"{side['n']} ({side['interrupted']})"])
+    head = ["graph", "model", "query", "side", *QUANTILES, "min", "calm p50", "n"]
+    return table(head, cells)
+
+
+def _cell(value: float | None) -> str:
+    return "–" if value is None else figure(value)
+
+
+def ratio_table(report: dict[str, Any]) -> list[str]:
+    cells = []
+    for row in report["rows"]:
+        ours = fastest(row, "ours")
+        assert ours is not None
+        eager = fastest(row, "eager")
+        assert eager is not None
+        compiled = ratio(row, "compile")
+        least = _least(row, "eager") / _least(row, "ours")
+        cells.append(
+            [row["dataset"], row["model"], row["query"], figure(median(ours[1]))]
+            + [f"{eager[0].removeprefix('pyg ')}, {figure(median(eager[1]))}"]
+            + [f"{ratio(row, 'eager'):.1f}x", f"{least:.1f}x"]
+            + ["–" if compiled is None else f"{compiled:.1f}x"]
+        )
+    head = ["graph", "model", "query", "ours, p50 ms", "PyG eager, fastest: p50 ms"]
+    return table([*head, "ratio at p50", "at the fastest calls", "PyG compiled, at p50"], cells)
+
+
+def _least(row: dict[str, Any], kind: str) -> float:
+    return min(side["min"] for side in sides_of(row, kind).values())
+
+
+def latency_section(report: dict[str, Any]) -> list[str]:
+    worst = max(error for row in report["rows"] for error in row["difference"].values())
+    return [
+        f"`python bench/bench_latency.py`. {machine(report)} Load of the machine when it ended:",
+        f"{report['environment']['load']:.0f}. Largest relative difference of scores: {worst:.0e}.",
+        "",
+        *ratio_table(report),
+        "",
+        "Every side (ms; a dash: too few samples for the quantile; in brackets how many calls the",
+        "system interrupted):",
+        "",
+        *latency_table(report),
+        "",
+    ]
+
+
+def readme_rows(report: dict[str, Any]) -> list[list[str]]:
+    """Students against PyG in eager mode."""
+    rows = []
+    threads = "1 thread" if report["threads"] == 1 else f"{report['threads']} threads"
+    for query in ("full graph", "one node"):
+        found = {
+            (row["dataset"], row["model"]): ratio(row, "eager")
+            for row in report["rows"]
+            if row["query"] == query and row["model"] != "gcnii-64x64"
+        }
+        names = " / ".join(name for name, _ in found)
+        values = " / ".join(f"{value:.1f}" for value in found.values() if value is not None)
+        rows.append(
+            [f"latency of students, {query}, p50, {threads}: {names}"]
+            + ["PyG eager, its fastest form", values]
+        )
+    return rows
+
+
+def write_page(report: dict[str, Any], path: Path) -> None:
+    """Put the tables between the marks of docs/latency.md."""
+    text = path.read_text()
+    marked = re.compile(r"(<!-- latency -->\n).*(<!-- end -->)", re.DOTALL)
+    assert marked.search(text), f"{path} must hold <!-- latency --> and <!-- end -->"
+    lines = "\n".join(latency_section(report))
+    path.write_text(marked.sub(rf"\1{lines}\n\2", text))

@@ -1,0 +1,204 @@
+"""abkd_fast.latency: samples, quantiles, turns, clients, cost by op."""
+
+import itertools
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+from torch import nn
+
+from abkd_fast import data, latency
+from abkd_fast.latency.measure import TURN
+from abkd_fast.nn import GCN, GCNII
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return data.load("digits")
+
+
+@pytest.mark.parametrize(("quantile", "count"), [(0.5, 1), (0.9, 64), (0.95, 130), (0.99, 662)])
+def test_samples_needed_is_the_binomial_bound(quantile, count):
+    assert latency.samples_needed(quantile) == count
+    if count > 1:
+        assert binom.cdf(1, count, 1 - quantile) <= 0.01 < binom.cdf(1, count - 1, 1 - quantile)
+
+
+@pytest.mark.parametrize("quantile", [0.0, 1.0, -1.0])
+def test_samples_needed_rejects(quantile):
+    with pytest.raises(ValueError, match=r"quantile must lie in \(0, 1\)"):
+        latency.samples_needed(quantile)
+
+
+def test_quantiles_are_left_out_below_their_count():
+    times = tuple(range(1_000_000, 1_000_000 + 129))
+    measured = latency.Measurement("x", times)
+    assert measured.quantile(0.9) == pytest.approx(1e-6 * np.quantile(times, 0.9))
+    assert measured.quantile(0.95) is None
+    row = measured.row()
+    assert row["p99"] is None and row["left_out"]["p99"] == "needs 662 samples, has 129"
+    assert set(row["left_out"]) == {"p95", "p99"}
+    assert row["samples_ns"] == list(times) and row["n"] == 129
+    assert row["min"] == 1.0 and row["iqr"] == pytest.approx(64e-6)
+    assert "p90" in str(measured) and "p99" not in str(measured)
+    assert latency.Measurement("x", times + times[:1]).quantile(0.95) is not None
+
+
+def test_measure_calls_with_the_inputs_in_turn_and_restores_the_mode():
+    seen, model = [], nn.Sequential(nn.Linear(2, 2), nn.Dropout())
+    model[1].eval()
+    model.register_forward_pre_hook(
+        lambda module, args: seen.append((args[0], module.training, torch.is_grad_enabled()))
+    )
+    queries = [(torch.full((1, 2), float(i)),) for i in range(3)]
+    found = latency.measure(model, queries, samples=7, warmup=2)["eager"]
+    assert found.count == 7 and found.cold is not None and found.compile is None
+    assert len(seen) == 1 + 2 + 7 + len(found.resumed)
+    order = [int(x[0, 0]) for x, _, _ in seen]
+    assert order == list(itertools.islice(itertools.cycle(range(3)), len(order)))
+    assert not any(training or grads for _, training, grads in seen)
+    assert model.training and not model[1].training
+
+
+def test_measured_times_are_of_the_call():
+    found = latency.measure(time.sleep, (0.002,), samples=5, warmup=0)["eager"]
+    assert found.min >= 2.0
+    assert all(ns >= 2_000_000 for ns in (*found.samples, *found.resumed, found.cold))
+
+
+def test_compare_takes_turns_and_stops_when_the_time_is_used():
+    order = []
+    subjects = {
+        "a": lambda: order.append("a"),
+        "b": lambda: (order.append("b"), time.sleep(0.05))[0],
+    }
+    found = latency.compare(subjects, samples=60, seconds=1.0, warmup=1)
+    assert found["a"].count == 60
+    assert 1 <= found["b"].count < 60
+    turns = [(name, len(list(group))) for name, group in itertools.groupby(order)]
+    # a's cold call and warm-up, b's, then turns of one resumed call and the samples
+    assert turns[0] == ("a", 2) and turns[1] == ("b", 2) and turns[2] == ("a", 1 + TURN)
+    assert len(found["a"].resumed) == 3
+
+
+def test_interrupted_samples_are_marked_and_counted():
+    found = latency.measure(lambda: None, samples=50)["eager"]
+    assert len(found.interrupted) == found.count == 50
+    assert len(found.undisturbed) == 50 - sum(found.interrupted)
+    assert found.row()["interrupted"] == sum(found.interrupted)
+    mixed = latency.Measurement("x", (1_000_000, 9_000_000), interrupted=(False, True))
+    assert mixed.undisturbed == (1_000_000,) and mixed.row()["undisturbed_p50"] == 1.0
+    assert latency.Measurement("x", (5,)).undisturbed == (5,)
+
+
+def test_compiled_subjects_keep_compilation_apart():
+    calls = []
+    found = latency.compare(
+        {"x": lambda: calls.append(time.sleep(0.02 if not calls else 0))},
+        samples=3,
+        warmup=0,
+        compiled={"x"},
+    )["x"]
+    assert found.compile >= 20_000_000 > found.cold
+
+
+def test_threads_are_set_and_restored():
+    before = torch.get_num_threads()
+    seen = []
+    latency.measure(lambda: seen.append(torch.get_num_threads()), samples=2, threads=before + 1)
+    assert set(seen) == {before + 1} and torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"forms": ("fast",)}, "forms must be among eager, compile, cuda_graph"),
+        ({"forms": ()}, "forms must be among"),
+        ({"inputs": []}, "inputs must hold at least one tuple"),
+        ({"samples": 0}, "samples must be >= 1"),
+        ({"forms": ("cuda_graph",)}, "inputs must be one tuple with CUDA tensors"),
+    ],
+)
+def test_measure_rejects(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        latency.measure(lambda *_: None, **arguments)
+
+
+def test_throughput_runs_so_many_clients():
+    threads = set()
+
+    def query():
+        threads.add(threading.current_thread())
+        time.sleep(0.005)
+
+    rows = latency.throughput(query, clients=(1, 3), seconds=0.1)
+    assert [row["clients"] for row in rows] == [1, 3] and len(threads) == 4
+    for row in rows:
+        assert 0 < row["queries_per_s"] <= 200 * row["clients"]
+    assert all(row["p50"] >= 5 for row in rows)
+    with pytest.raises(ValueError, match="clients must be >= 1"):
+        latency.throughput(query, clients=(0,))
+    with pytest.raises(ZeroDivisionError):
+        latency.throughput(lambda: 1 / 0, clients=(2,), seconds=0.01)
+
+
+def test_breakdown_names_ops_layers_bytes_and_activations(digits):
+    model = GCN(64, 16, 2, 10).eval()
+    graph = digits.graph.gcn_norm()
+    found = latency.breakdown(model, lambda: model(digits.x, digits.graph), repeats=3)
+    layers = found.by_layer()
+    assert [row.layer for row in layers] == ["convs.0", "convs.1"]
+    convs = [cost for cost in found.calls if cost.op == "abkd_fast.conv"]
+    assert len(convs) == 2 and all(cost.ms > 0 for cost in found.calls)
+    assert found.moved == sum(cost.moved for cost in found.calls)
+    rows, edges = digits.num_nodes, graph.num_edges
+    csr = graph.rowptr.nbytes + graph.col.nbytes + graph.value.nbytes
+    weights = 4 * (64 * 16 + 16)
+    # x is read, x W [N, 16] written, 16 columns an edge gathered, the rows and their sums written
+    assert convs[0].moved == csr + weights + 4 * (rows * 64 + 16 * (rows + edges) + rows * 16 + 16)
+    assert found.activations >= 4 * rows * (16 + 10)
+    assert sum(count for _, count, _ in found.by_op()) == len(found.calls)
+
+
+def test_breakdown_of_any_callable():
+    x = torch.randn(100, 100)
+    found = latency.breakdown(lambda: (x @ x).relu(), repeats=2)
+    assert [cost.op for cost in found.calls] == ["mm", "relu"]
+    assert found.calls[0].moved == 3 * 40_000  # x twice as an argument, the product once
+    assert found.activations == 80_000
+
+
+def test_flat_forward_gives_the_models_scores(digits):
+    torch.manual_seed(0)
+    for model in (GCNII(64, 8, 3, 10), GCN(64, 16, 2, 10, norm="batch_norm")):
+        with torch.no_grad():
+            expected = model.eval()(digits.x, digits.graph)
+        call = latency.flat_forward(model, digits)
+        torch.testing.assert_close(call(), expected)  # eval batch normalisation fuses otherwise
+        assert torch.equal(call(), call())
+
+
+@pytest.mark.slow
+def test_medians_agree_with_torchs_timer():
+    """Half as much again: both time the same calls in turns, on a machine that does more."""
+    command = [sys.executable, "bench/check_latency.py", "--band", "1.5"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("agree") == 3
+
+
+def test_the_documentations_example_runs(capsys):
+    page = (ROOT / "docs/latency.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    exec(compile(code, "latency.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "eager: p50" in shown and "torch.Size([1, 10])" in shown and "abkd_fast.conv" in shown

@@ -1,0 +1,177 @@
+"""The latency report: its numbers, table, figures and page; and `abkd-fast profile`."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+import torch
+
+from abkd_fast import data, latency
+from abkd_fast.cli import main
+from abkd_fast.latency.page import print_report, write_report
+from abkd_fast.latency.subjects import FULL, ONE, WORST, model_path
+from abkd_fast.metrics import count_parameters, split_scores
+from abkd_fast.model_file import ModelFile, save_model
+from abkd_fast.nn import ModelSpec
+
+HOSTILE = "<script>alert(1)</script>&\"'"
+
+
+def save(path, spec, graph, dataset=None):
+    torch.manual_seed(0)
+    model = ModelSpec.parse(spec).build(graph.num_features, graph.num_classes)
+    about = ModelFile(
+        spec,
+        graph.num_features,
+        graph.num_classes,
+        {},
+        dataset or graph.name,
+        graph.fingerprint(),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_model(path, model, about)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """(folder, report of a teacher and two students on digits)."""
+    folder, graph = tmp_path_factory.mktemp("latency"), data.load("digits")
+    save(folder / "teacher.safetensors", "gcnii-3x16", graph)
+    for name in ("a", "b"):
+        save(folder / name / "seed0" / "student.safetensors", "gcn-2x8", graph)
+    subjects = latency.load_subjects([folder / "a", folder / "b"], folder)
+    subjects[1].name = HOSTILE
+    report = latency.profile(subjects, graph, samples=20, seconds=0.2, batch=8, clients=(1,))
+    write_report(report, folder / "out", "abkd-fast profile <b>")
+    return folder, report
+
+
+def test_the_report_holds_what_was_measured(run):
+    folder, report = run
+    graph = data.load("digits")
+    teacher, student, other = report["models"]
+    assert [model["role"] for model in report["models"]] == ["teacher", "student", "student"]
+    assert [model["name"] for model in (teacher, other)] == ["gcnii-3x16", "gcn-2x8 #2"]
+    model, _ = latency.load_subjects([folder / "a"], None)[0].model, None
+    assert student["parameters"] == count_parameters(model)
+    with torch.no_grad():
+        scores = split_scores(model(graph.x, graph.graph), graph)
+    assert student["accuracy"]["test"] == pytest.approx(scores["test"])
+    assert set(student["queries"]) == {FULL, ONE, WORST, "8 nodes"}
+    assert set(student["queries"][FULL]) == {"eager", "flat"}
+    assert student["queries"][ONE]["server"]["n"] > 0 and student["server"]["hops"] == 2
+    for forms in student["queries"].values():
+        for row in forms.values():
+            assert len(row["samples_ns"]) == row["n"] and row["cold"] > 0
+            assert row["p99"] is None and row["left_out"]["p99"].startswith("needs 662 samples")
+    norm = graph.graph.gcn_norm()
+    assert student["memory_bytes"]["weights"] == 4 * student["parameters"]
+    assert student["memory_bytes"]["graph"] == sum(
+        part.nbytes for part in (norm.rowptr, norm.col, norm.value)
+    )
+    assert student["memory_bytes"]["features"] == graph.x.nbytes
+    assert {"csr", "gcn_norm", "transpose"} == set(report["graph_prepare_ms"])
+    assert report["dataset"]["degree"]["max"] == graph.graph.degree_stats().max
+    assert report["environment"]["threads"] == torch.get_num_threads()
+    assert student["throughput"][0]["clients"] == 1
+
+
+def test_files_are_written_and_the_json_reads_back(run):
+    folder, report = run
+    assert json.loads((folder / "out" / "latency.json").read_text()) == report
+    for name in ("cdf", "layers", "pareto"):
+        assert (folder / "out" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Page(HTMLParser):
+    """Tags, and every address in attributes."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.addresses, self.attributes = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        for name, value in attrs:
+            self.attributes.append(name)
+            if name in ("src", "href", "srcset", "action", "data", "poster", "background"):
+                self.addresses.append(value)
+
+
+def test_the_page_loads_nothing_runs_nothing_and_escapes_names(run):
+    text = (run[0] / "out" / "latency.html").read_text()
+    page = Page(text)
+    assert page.addresses and all(address.startswith("data:") for address in page.addresses)
+    assert not {"script", "iframe", "object", "embed", "base", "b"} & set(page.tags)
+    assert not [name for name in page.attributes if name.startswith("on")]
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert "default-src 'none'" in text
+    assert HOSTILE not in text and "&lt;script&gt;alert(1)" in text
+    assert "abkd-fast profile &lt;b&gt;" in text
+
+
+def test_the_table_names_every_query_and_model(run, capsys):
+    print_report(run[1])
+    shown = capsys.readouterr().out
+    for part in (FULL, ONE, WORST, "8 nodes", "gcnii-3x16, eager", "gcn-2x8 #2, server", "p99"):
+        assert part in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_write_report_rejects_another_format(tmp_path):
+    with pytest.raises(ValueError, match="report must have format 1, got 7"):
+        write_report({"format": 7}, tmp_path)
+
+
+def test_model_path_takes_files_runs_and_the_best_seed(tmp_path):
+    graph = data.load("digits")
+    with pytest.raises(ValueError, match="student must be a model file or the folder of a run"):
+        model_path(tmp_path)
+    for seed in range(2):
+        save(tmp_path / f"seed{seed}" / "student.safetensors", "gcn-2x4", graph)
+    assert model_path(tmp_path).parent.name == "seed0"
+    metrics = {"seeds": [0, 1], "student": {"val": {"values": [80.0, 81.0]}}}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    file = tmp_path / "seed1" / "student.safetensors"
+    assert model_path(tmp_path) == file and model_path(file) == file
+
+
+def test_profile_in_the_shell(tmp_path, capsys):
+    graph = data.load("digits")
+    save(tmp_path / "teacher.safetensors", "gcnii-2x8", graph)
+    save(tmp_path / "run" / "seed0" / "student.safetensors", "gcn-2x4", graph)
+    flags = ["--samples", "3", "--seconds", "0.1", "--clients", "1", "--out", str(tmp_path / "out")]
+    main(["profile", str(tmp_path / "run"), str(tmp_path), *flags])
+    assert "gcn-2x4, server" in capsys.readouterr().out
+    report = json.loads((tmp_path / "out" / "latency.json").read_text())
+    assert [model["name"] for model in report["models"]] == ["gcnii-2x8", "gcn-2x4"]
+    assert (tmp_path / "out" / "latency.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        ([], 2, "a student must be given"),
+        (["a", "b", "c"], 2, "profile takes STUDENT"),
+        (["nowhere"], 1, "student must be a model file or the folder of a run"),
+        (["a", "--samples", "0"], 2, "samples must be >= 1"),
+        (["a", "--forms", "fast"], 2, "forms must be one of eager, flat, compile, cuda_graph"),
+    ],
+)
+def test_profile_says_what_is_wrong(arguments, code, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["profile", *arguments])
+    assert stopped.value.code == code
+    assert message in re.sub(r"[\s│]+", " ", capsys.readouterr().err)
+
+
+def test_data_must_fit_the_model(tmp_path, capsys):
+    graph = data.load("digits")
+    save(tmp_path / "own.safetensors", "gcn-2x4", graph, dataset="my own")
+    with pytest.raises(SystemExit) as stopped:
+        main(["profile", str(tmp_path / "own.safetensors")])
+    assert stopped.value.code == 2
+    assert "dataset must be given: 'my own'" in capsys.readouterr().err
