@@ -80,8 +80,8 @@ struct KlDivRows {
   const int64_t fresh = NARROW ? W : classes - (classes - 1) / W * W;
   const T scale = static_cast<T>(args.inverse_temperature);
   T* const q = static_cast<T*>(args.scratch);  // the target's exponentials, line by line
-  T* const transposed = q + classes * W;
-  T* const p = transposed + classes * W;
+  T* const transposed = NARROW ? q + classes * W : q;
+  T* const p = NARROW ? transposed + classes * W : q;
   int64_t rows[kRows];
   int size = 0;
 
