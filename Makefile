@@ -48,6 +48,7 @@ bench: $(READY)
 	$(BIN)/python bench/bench_relational.py
 	$(BIN)/python bench/bench_accelerate.py
 	$(BIN)/python bench/bench_layer_pair.py
+	$(BIN)/python bench/bench_pair_infonce.py
 	$(BIN)/python bench/bench_step.py
 	$(BIN)/python bench/bench_growth.py
 	$(BIN)/python bench/write_docs.py

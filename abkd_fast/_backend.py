@@ -80,6 +80,10 @@ SCHEMAS = {
     "kl_div_backward": (
         "(Tensor dloss, Tensor logits, Tensor target, Tensor? mask, float temperature) -> Tensor"
     ),
+    "pair_infonce": (
+        "(Tensor student, Tensor teacher, Tensor weight, float temperature, bool want_student,"
+        " bool want_teacher) -> (Tensor dissimilarity, Tensor dstudent, Tensor dteacher)"
+    ),
     "linear": "(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor",
     "linear_backward": (
         "(Tensor dout, Tensor? out, Tensor x, Tensor weight, bool want_x, bool want_weight)"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from abkd_fast.distill import AFD, AT, GLNN, MSKD, FitNets, GraphAKD, MustaD, SemCKD
+from abkd_fast.distill import AFD, AT, GCRD, GLNN, MSKD, FitNets, GraphAKD, MustaD, SemCKD
 from abkd_fast.objective_config import ObjectiveConfig, RunFacts
 
 
@@ -125,3 +125,18 @@ class MustaDConfig(ObjectiveConfig):
     """Weight of the class scores' divergence."""
     hidden_weight: float = 0.01
     """Weight of the last hidden layers' kernel."""
+
+
+@dataclass(frozen=True)
+class GCRDConfig(ObjectiveConfig):
+    """Settings of G-CRD."""
+
+    objective = GCRD
+    projection_dim: int = 256
+    """Width that both last hidden layers are projected to."""
+    samples: int = 4096
+    """Nodes drawn in each step, which are told from each other."""
+    temperature: float = 0.075
+    """Divides the cosines."""
+    weight: float = 0.1
+    """Weight."""

@@ -117,6 +117,8 @@ class CapturedStep:
 
 def reason_against(step: Step, config: TrainConfig) -> str | None:
     """Why a step cannot be captured, as far as that is known before trying."""
+    if config.activations == "recompute":
+        return "activations='recompute' sets random generators back, which a graph cannot replay"
     if step.trained.device.type != "cuda":
         return f"the student is on {step.trained.device}, and CUDA graphs need a GPU"
     if config.schedule == "onecycle" and config.cycle_momentum:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from abkd_fast.capture import match_layers
-from abkd_fast.config import CacheConfig, DistillConfig, ModelConfig, SettingError
+from abkd_fast.config import CacheConfig, DistillConfig, ModelConfig, SettingError, TrainConfig
 from abkd_fast.data import GraphData
 from abkd_fast.model_file import ModelFile
 from abkd_fast.nn import ModelSpec
@@ -65,11 +65,16 @@ def plan_memory(
     config: DistillConfig | None = None,
     teacher: nn.Module | None = None,
     layers: str | Sequence[str] | None = None,
+    train: TrainConfig | None = None,
 ) -> list[MemoryPlan]:
-    """Memory of training ``model``, on a teacher if there is one; ValueError if it cannot fit."""
+    """Memory of training ``model``, on a teacher if there is one; ValueError if it cannot fit.
+
+    ``train`` is said where there is no ``config``.
+    """
     with torch.device("meta"):
         student = about_model(model, ModelConfig(), data).build()
     cache = CacheConfig() if config is None else config.cache
+    train = config.train if config is not None else train or TrainConfig()
     plans = memory_plan(
         data,
         student,
@@ -77,5 +82,6 @@ def plan_memory(
         teacher_layers=layers,
         dtype=cache.torch_dtype,
         storage=cache.storage,
+        activations=train.activations,
     )
     return [plan.check() for plan in plans]

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from abkd_fast._csr import pointers
 from abkd_fast._pyg_graphs import KEPT
+from abkd_fast._recompute import once
 from abkd_fast.graph import CSRGraph
 
 # Bags of words are 1 to 10 % dense; our sparse product was 6 times as fast as the dense one at
@@ -23,6 +24,10 @@ def sparse_form(x: Tensor) -> Tensor | CSRGraph:
     """
     if x.requires_grad or x.numel() < MIN_ENTRIES or torch.compiler.is_compiling():
         return x
+    return once(lambda: _form_of_a_call(x))
+
+
+def _form_of_a_call(x: Tensor) -> Tensor | CSRGraph:
     calls: list[None] = KEPT.get((x,), ("calls",), list)
     calls.append(None)
     if len(calls) < 2 or x.is_inference():

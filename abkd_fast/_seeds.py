@@ -69,8 +69,8 @@ def current() -> SeedBuffer | None:
 
 
 @contextmanager
-def drawing_from(buffer: SeedBuffer) -> Iterator[None]:
-    """Take seeds from ``buffer``; one step at a time in a process."""
+def drawing_from(buffer: SeedBuffer | None) -> Iterator[None]:
+    """Take seeds from ``buffer``, or draw them; one step at a time in a process."""
     global _current
     before, _current = _current, buffer
     try:

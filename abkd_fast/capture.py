@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from abkd_fast._activations import keep
 from abkd_fast.column_sums import column_means
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
@@ -180,6 +181,7 @@ class Recorder:
 
     def _keep(self, path: str, output: Tensor) -> None:
         if self._sink is None:
+            keep(output)
             self._calls.append((path, lambda: output, _version(output)))
             return
         self._check_unchanged()  # of those that are still alive: the input of this layer

@@ -8,17 +8,19 @@ To add an objective: its class in ``distill/<name>.py``, its settings as a subcl
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from typing import ClassVar
 
 from abkd_fast._baseline_settings import AFDConfig as AFDConfig
 from abkd_fast._baseline_settings import ATConfig as ATConfig
 from abkd_fast._baseline_settings import FitNetsConfig as FitNetsConfig
+from abkd_fast._baseline_settings import GCRDConfig as GCRDConfig
 from abkd_fast._baseline_settings import GLNNConfig as GLNNConfig
 from abkd_fast._baseline_settings import GraphAKDConfig as GraphAKDConfig
 from abkd_fast._baseline_settings import MSKDConfig as MSKDConfig
 from abkd_fast._baseline_settings import MustaDConfig as MustaDConfig
 from abkd_fast._baseline_settings import SemCKDConfig as SemCKDConfig
 from abkd_fast._checks import check_choice
-from abkd_fast.distill import ABKD, KD, Objective
+from abkd_fast.distill import ABKD, KD, STRIDE, Objective
 from abkd_fast.objective_config import ObjectiveConfig as ObjectiveConfig
 from abkd_fast.objective_config import RunFacts as RunFacts
 
@@ -42,7 +44,7 @@ class KDConfig(ObjectiveConfig):
 class ABKDConfig(ObjectiveConfig):
     """Settings of the ABKD objective."""
 
-    objective = ABKD
+    objective: ClassVar[type[ABKD]] = ABKD
     attention_dim: int = 64
     """Width of queries, keys and layer embeddings."""
     subspace_dim: int | None = None
@@ -78,7 +80,22 @@ class ABKDConfig(ObjectiveConfig):
         """The objective, for data with this split."""
         settings = asdict(self)
         mask = run.train_mask if settings.pop("nodes") == "train" else None
-        return ABKD(mask=mask, **settings)
+        return self.objective(mask=mask, **settings)
+
+
+@dataclass(frozen=True)
+class STRIDEConfig(ABKDConfig):
+    """Settings of STRIDE: ABKD's, and the structure term's."""
+
+    objective = STRIDE
+    structure_weight: float = 0.1
+    """Weight of the structure term against the embedding term."""
+    structure_dim: int = 64
+    """Width that every layer is projected to for it."""
+    structure_temperature: float = 0.075
+    """Divides the cosines."""
+    samples: int = 256
+    """Nodes drawn in each step, which are told from each other."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,8 @@ class ObjectiveSettings:
     mskd: MSKDConfig = MSKDConfig()
     graphakd: GraphAKDConfig = GraphAKDConfig()
     mustad: MustaDConfig = MustaDConfig()
+    gcrd: GCRDConfig = GCRDConfig()
+    stride: STRIDEConfig = STRIDEConfig()
 
     def chosen(self, objective: str) -> dict[str, ObjectiveConfig]:
         """Settings by name of the terms of ``objective``, in the registry's order.

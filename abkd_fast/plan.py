@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from abkd_fast._activations import CHOICES
+from abkd_fast._checks import check_choice
 from abkd_fast._machine import device_memory, format_bytes, host_memory, resident_bytes
 from abkd_fast.capture import match_layers
 from abkd_fast.data import GraphData
@@ -61,6 +63,7 @@ def memory_plan(
     teacher_layers: str | Sequence[str] | None = None,
     dtype: torch.dtype = torch.float32,
     storage: str = "memory",
+    activations: str | None = None,
 ) -> list[MemoryPlan]:
     """Peak memory of building the teacher's cache and training the student, full batch.
 
@@ -75,11 +78,12 @@ def memory_plan(
         teacher_layers: as for :meth:`TeacherCache.build`, like dtype and storage.
         dtype: of the teacher's states.
         storage: of the teacher's states.
+        activations: what the student's layers keep, as in :class:`TrainConfig`.
 
     Returns:
         The plan of the host, then that of the GPU if the data are on one.
     """
-    run = _Run(data, student, teacher, teacher_layers, dtype, storage)
+    run = _Run(data, student, teacher, teacher_layers, dtype, storage, activations)
     device = data.graph.device
     if device.type != "cuda":
         held = {"held now": resident_bytes()}
@@ -110,7 +114,11 @@ class _Run:
         teacher_layers: str | Sequence[str] | None,
         dtype: torch.dtype,
         storage: str,
+        activations: str | None,
     ) -> None:
+        if activations is not None:
+            check_choice("activations", activations, CHOICES)
+        self.activations = activations
         self.data, self.student, self.storage, self.dtype = data, student, storage, dtype
         self.num_nodes = data.num_nodes
         self.is_built = isinstance(teacher, TeacherCache)
@@ -150,23 +158,35 @@ class _Run:
         widths = [layer_width(layer) for layer in layers]
         hidden = 4 * self.num_nodes * sum(widths)
         widest = 4 * self.num_nodes * max(widths, default=0)
+        # A layer's output, and what its gradient is computed from.
+        output = bases = hidden
+        if self.activations == "bfloat16":
+            bases = hidden // 2 + 4 * widest  # a layer's own, in float32 again
+            output = hidden if self.teacher_widths else hidden // 2  # or states to be compared
+        elif self.activations == "recompute":
+            bases = min(hidden, 2 * widest)  # of one layer
         parameters = sum(p.numel() * p.element_size() for p in self.student.parameters())
         if self.teacher_widths:  # projections of width 64, two a layer, and second moments
             parameters += 4 * 128 * (sum(self.teacher_widths) + sum(widths))
             parameters += 8 * sum(width**2 for width in self.teacher_widths)
         return {
-            "student states": 2 * hidden,  # the output, and what its gradient is computed from
+            "student states": output + bases,
             "gradients": (hidden if self.teacher_widths else 0) + 6 * widest,
             "parameters": 4 * parameters,  # with gradients and Adam's two averages
         }
 
     def remedies(self) -> tuple[str, ...]:
         """What makes the run smaller, the best first."""
-        if not self.teacher_widths or self.is_built or self.storage == "mmap":
-            return ()
-        found = ['keep the teacher\'s states on disk (storage="mmap", --cache.storage mmap)']
-        if self.dtype != torch.bfloat16:
-            found.append("in bfloat16 (dtype=torch.bfloat16, --cache.dtype bfloat16)")
+        found = []
+        if self.teacher_widths and not self.is_built and self.storage != "mmap":
+            found = ['keep the teacher\'s states on disk (storage="mmap", --cache.storage mmap)']
+            if self.dtype != torch.bfloat16:
+                found.append("in bfloat16 (dtype=torch.bfloat16, --cache.dtype bfloat16)")
+        if self.activations is None:
+            found.append(
+                'run the student\'s layers again in the backward (activations="recompute", '
+                "--train.activations recompute)"
+            )
         return tuple(found)
 
 

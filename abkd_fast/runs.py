@@ -62,7 +62,7 @@ def build_objective(
 def train_teacher(config: TeacherConfig, command: str = "") -> dict[str, Any]:
     """Train a model on labels alone; writes ``teacher.safetensors`` and the report to ``out``."""
     data = load_data(config)
-    print(*plan_memory(config.model, data), sep="\n", flush=True)
+    print(*plan_memory(config.model, data, train=config.train), sep="\n", flush=True)
     results = [
         fit_seed(config, config.model, config.options, data, seed) for seed in range(config.seeds)
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from abkd_fast._activations import CHOICES
 from abkd_fast._checks import check_choice
 from abkd_fast._teacher_states import check_storage
 from abkd_fast.data import GraphData, GraphLevelData
@@ -42,12 +43,17 @@ class TrainConfig:
     autocast: str | None = None
     """bfloat16: the student's layers take and store bfloat16 and add up in float32; parameters,
     gradients, the loss and its statistics stay float32. None: all is float32."""
+    activations: str | None = None
+    """What the student's layers keep for the backward: bfloat16 (rounded, computed in float32),
+    recompute (their inputs; each layer runs again), or None: everything as it is."""
 
     def __post_init__(self) -> None:
         check_choice("monitor", self.monitor, ("val_loss", "val_acc", "val_metric"))
         check_choice("schedule", self.schedule, ("constant", "onecycle"))
         if self.autocast is not None:
             check_choice("autocast", self.autocast, ("bfloat16",))
+        if self.activations is not None:
+            check_choice("activations", self.activations, CHOICES)
         for name in ("epochs", "checkpoint_every", "snapshots"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abkd_fast._activations import check_activations, storing
 from abkd_fast._captured_step import CapturedStep, CudaGraph, notify, reason_against
 from abkd_fast._checkpoint import Progress, RunFolder, Trained
 from abkd_fast._diagnose import first_not_finite
@@ -100,6 +101,7 @@ class Distiller:
         self.teacher = teacher
         self.student, self.objective = student, objective
         self.seed, self.config = seed, config or TrainConfig()
+        check_activations(self.config.activations, student)
         self.out = None if out is None else Path(out)
         self.student_layers, self.forward = student_layers, forward
         self.capture_step, self.batches = capture_step, batches
@@ -203,7 +205,7 @@ class Distiller:
 
     def _forward(self, data: GraphData) -> Tensor:
         """Class scores [N, C or more] of the student, checked."""
-        with self._autocast():
+        with self._autocast(), storing(self.config.activations, self.student):
             logits = call_model(self.student, data, self.forward)
         nodes, classes = data.num_rows, self.data.num_classes
         shape = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

@@ -194,3 +194,9 @@ def relational(nodes: int, edges: int, width: int) -> Cost:
 def sample_neighbors(nodes: int, edges: int) -> Cost:
     """E edges drawn for N nodes: a number an edge; pointers and ids, columns and positions."""
     return Cost(edges, 16 * nodes + 16 * edges, 8 * nodes + 12 * edges)
+
+
+def pair_infonce(rows: int, width: int, students: int = 1, teachers: int = 1) -> Cost:
+    """Scores once and both gradients, an exponential a score; rows and gradients once, float32."""
+    moved = 8 * (students + teachers) * rows * width
+    return Cost(students * teachers * (6 * rows**2 * width + rows**2), moved, moved)

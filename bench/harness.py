@@ -125,12 +125,12 @@ def status_mb(key: str) -> float:
     return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(key))
 
 
-def peak_above_data(step: Callable[[], Any]) -> dict[str, float]:
-    """Peak resident set of two steps, whole and above what was held before them, in MB."""
+def peak_above_data(step: Callable[[], Any], calls: int = 2) -> dict[str, float]:
+    """Peak resident set of some steps, whole and above what was held before them, in MB."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak so far is that of the preparation
     before = status_mb("VmRSS")
-    step()
-    step()
+    for _ in range(calls):
+        step()
     return {"peak_mb": status_mb("VmHWM"), "above_data_mb": status_mb("VmHWM") - before}
 
 

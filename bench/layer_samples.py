@@ -91,6 +91,16 @@ def _relational_backward() -> Iterator[Sample]:
         yield f"frozen weight, {name}", (*edges, *given, True, False, False, False, False)
 
 
+def _pair_infonce() -> Iterator[Sample]:
+    for dtype in (torch.float32, torch.float64):
+        for width in (3, 64, 100, 256):
+            student, teacher = (
+                torch.empty(layers, 4096, width, dtype=dtype, device="meta") for layers in (2, 3)
+            )
+            given = (student, teacher, matrix(3, 2, dtype), 0.075)
+            yield f"{str(dtype)[6:]}, {width} wide", (*given, True, True)
+
+
 LAYER_SAMPLES = {
     "edge_attention": _edge_attention,
     "edge_attention_backward": _edge_attention_backward,
@@ -98,4 +108,5 @@ LAYER_SAMPLES = {
     "edge_attention_v2_backward": _edge_attention_v2_backward,
     "relational": _relational,
     "relational_backward": _relational_backward,
+    "pair_infonce": _pair_infonce,
 }

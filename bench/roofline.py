@@ -75,6 +75,8 @@ FORMULAS = [
     Formula("layer_pair", f"projection form, subspace {SUBSPACE}: loss and all gradients",
             f"{4 * SUBSPACE}*N*D", "4*N*D + 8*N*S",
             lambda n: costs.layer_pair(n["N"], n["D"], n["S"], SUBSPACE, 4, 2)),
+    Formula("pair_infonce", "one pair of layers, N rows: loss and both gradients",
+            "6*N*N*F + N*N", "16*N*F", lambda n: costs.pair_infonce(n["N"], n["F"])),
 ]  # fmt: skip
 WHY = """\
 A multiply-add is two operations. Every array counts once a pass; of what a product with a graph
@@ -117,6 +119,7 @@ COMMANDS = {
     "rows": "bench/bench_rows.py",
     "layer_pair": "bench/bench_layer_pair.py",
     "step": "bench/bench_step.py",
+    "pair_infonce": "bench/bench_pair_infonce.py",
 }
 
 
@@ -145,6 +148,11 @@ def sizes_of(reports: dict[str, Report], name: str) -> Sizes:
 def entries(reports: dict[str, Report]) -> list[Entry]:
     """Every op at the sizes of both graphs, then the whole steps that were measured."""
     lines = [line for name in GRAPHS for line in _graph_entries(reports, name)]
+    for row in reports["pair_infonce"]["rows"]:
+        if row["pairs"] == 1:
+            cost = costs.pair_infonce(row["rows"], row["width"])
+            case = f"{row['rows']} rows, F = {row['width']}"
+            lines.append(Entry("pair_infonce", case, cost, "pair_infonce", milliseconds(row)))
     order = list(dict.fromkeys(formula.op for formula in FORMULAS))
     lines.sort(key=lambda line: order.index(line.op))
     for row in reports["step"]["rows"]:

@@ -15,6 +15,7 @@ from typing import Any
 import roofline
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
+from section_contrast import contrast_section
 from section_orders import reorder_section, sampling_section
 from section_relational import relational_section
 from section_scale import arxiv_section, growth_ops_section, mag_section
@@ -50,6 +51,7 @@ NAMES = (
     "reorder",
     "sample_neighbors",
     "accelerate",
+    "pair_infonce",
 )
 WHOLE_RUNS = {  # on a machine with the time and memory for them
     "growth_ops": growth_ops_section,
@@ -82,6 +84,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         "",
         *limits_section(reports),
         *layer_pair_section(reports["layer_pair"]),
+        *contrast_section(reports["pair_infonce"]),
         *step_section(reports["step"]),
         *conv_section(reports["conv"]),
         *relational_section(reports["relational"]),

@@ -63,6 +63,10 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
   m.def(
       "kl_div_backward(Tensor dloss, Tensor logits, Tensor target, Tensor? mask,"
       " float temperature) -> Tensor");
+  m.def(
+      "pair_infonce(Tensor student, Tensor teacher, Tensor weight, float temperature,"
+      " bool want_student, bool want_teacher)"
+      " -> (Tensor dissimilarity, Tensor dstudent, Tensor dteacher)");
   m.def("linear(Tensor x, Tensor weight, Tensor? bias, bool relu) -> Tensor");
   m.def(
       "linear_backward(Tensor dout, Tensor? out, Tensor x, Tensor weight, bool want_x,"

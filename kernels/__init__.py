@@ -26,6 +26,7 @@ MODULES = {
     "linear": "linear",
     "linear_backward": "linear",
     "layer_pair_near": "layer_pair_near",
+    "pair_infonce": "pair_infonce",
     "edge_attention": "edge_attention",
     "edge_attention_backward": "edge_attention",
     "edge_attention_v2": "edge_attention",

@@ -79,8 +79,13 @@ def default_dtype(dtype):
 
 
 def build(case, world=None, out=None, callbacks=(), **changes):
-    """A run of ``case`` = "STUDENT OBJECTIVE BATCHES DTYPE", in one process without a world."""
-    student, objective, batches, dtype = case.split()
+    """A run of ``case``, in one process without a world.
+
+    ``case`` = "STUDENT OBJECTIVE BATCHES DTYPE", and perhaps how activations are stored.
+    """
+    student, objective, batches, dtype, *stored = case.split()
+    if stored:
+        changes["activations"] = stored[0]
     data = dcsbm(240, 3, num_features=12, seed=0)
     x = data.x.to(dtype=getattr(torch, dtype))
     data = replace(data, x=x)

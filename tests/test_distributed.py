@@ -24,7 +24,11 @@ QUICK = (
     "gcn-moment none parts float64",
     "sage both neighbors float64",
     "gcn-moment both clusters float64",
+    "gcnii-projection both parts float64 recompute",
+    "gcn-moment both parts float32 recompute",
+    "sage both neighbors float64 recompute",
 )
+ROUNDED = "gcnii-projection both parts float32 bfloat16"
 STUDENTS = ("gcn-moment", "gcn-projection", "gcnii-moment", "gcnii-projection")
 SLOW = tuple(f"{name} both parts {dtype}" for name in STUDENTS for dtype in ("float64", "float32"))
 BATCHES = tuple(f"gcn-moment both {name} float64" for name in ("neighbors", "clusters"))
@@ -39,7 +43,7 @@ def of_processes(size, cases, folder):
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    return of_processes(2, QUICK, tmp_path_factory.mktemp("two"))
+    return of_processes(2, (*QUICK, ROUNDED), tmp_path_factory.mktemp("two"))
 
 
 def assert_equal_gradients(found, expected, tolerance):
@@ -53,7 +57,7 @@ def assert_equal_gradients(found, expected, tolerance):
 def assert_same_run(found, case):
     """float64: 1e-10 over 20 steps; float32: 1e-5 at the first."""
     expected = fit(case)
-    tolerance, steps = (1e-10, 20) if case.endswith("float64") else (1e-5, 1)
+    tolerance, steps = (1e-10, 20) if "float64" in case else (1e-5, 1)
     assert len(found["records"]) == len(expected["records"]) == 20
     for step in range(steps):
         record, wanted = found["records"][step], expected["records"][step]
@@ -75,11 +79,18 @@ def test_parts_of_a_graph_equal_one_process(two, case):
     assert_same_run(two[0][case], case)
 
 
-@pytest.mark.parametrize("case", QUICK)
+@pytest.mark.parametrize("case", (*QUICK, ROUNDED))
 def test_ranks_hold_the_same_weights(two, case):
     first, second = (found[case]["student"] for found in two)
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert len(first) > 0
+
+
+def test_rounded_activations_over_parts(two):
+    """A sum that another order changes by a bit may be rounded the other way: 2^-8 of a term."""
+    found, expected = two[0][ROUNDED], fit(ROUNDED)
+    assert_equal_gradients(found["gradients"][0], expected["gradients"][0], 2.0**-8)
+    assert found["records"][0]["loss"] == pytest.approx(expected["records"][0]["loss"], rel=1e-5)
 
 
 def test_aggregation_over_a_part(two):

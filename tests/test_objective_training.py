@@ -12,7 +12,7 @@ from abkd_fast._baseline_settings import MSKDConfig
 from abkd_fast.batches import ClusterBatches, NeighborBatches
 from abkd_fast.capture import Capture
 from abkd_fast.config import DistillConfig, ModelConfig, TeacherConfig
-from abkd_fast.distill import AFD, AT, GLNN, MSKD, FitNets, GraphAKD, MustaD, SemCKD
+from abkd_fast.distill import AFD, AT, GCRD, GLNN, MSKD, STRIDE, FitNets, GraphAKD, MustaD, SemCKD
 from abkd_fast.nn import GCNII, MLP
 from abkd_fast.objective_settings import OBJECTIVES
 from abkd_fast.runs import distill, train_teacher
@@ -38,6 +38,8 @@ MAKE = {
     "mskd": lambda data: MSKD(other(data), attention_dim=8, scale=2.0, weight=1e3),
     "graphakd": lambda data: GraphAKD(labels=labels(data)),
     "mustad": lambda data: MustaD(hidden_weight=1.0),
+    "gcrd": lambda data: GCRD(projection_dim=16, samples=50, weight=1.0),
+    "stride": lambda data: STRIDE(1.0, structure_dim=16, samples=32, attention_dim=8),
 }
 LOGGED = {name: [name] for name in MAKE} | {"mustad": ["mustad_logits", "mustad_hidden"]}
 

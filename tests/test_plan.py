@@ -1,5 +1,6 @@
 """The memory plan against the peak of whole runs, and what it says when a run cannot fit."""
 
+import json
 import subprocess
 import sys
 
@@ -58,7 +59,8 @@ def test_what_storage_and_dtype_change():
     assert whole.parts["teacher states"] == 60 * 6000 * 4 == 2 * half.parts["teacher states"]
     disk = parts(storage="mmap")
     assert disk.parts["teacher states"] == 0
-    assert disk.total < whole.total
+    needed = [plan.total - plan.parts["held now"] for plan in (disk, whole)]  # what is held grows
+    assert needed[0] < needed[1]
     assert parts(teacher_layers="convs.[0-4]").parts["teacher states"] == 60 * 3000 * 4
     names = [name for name, _ in sorted(whole.parts.items(), key=lambda part: -part[1])]
     text = str(whole)
@@ -66,6 +68,27 @@ def test_what_storage_and_dtype_change():
     assert [name for name in names if name in text] == sorted(
         (name for name in names if name in text), key=text.index
     )
+
+
+def test_what_activations_change():
+    data = small_data()
+    student = GCNII(8, 64, 10, 3)
+    column = 4 * 60  # bytes of one number a node
+    widest, hidden = 64 * column, (64 * 11 + 3) * column
+    expected = {
+        (None, False): 2 * hidden,
+        ("bfloat16", False): hidden + 4 * widest,
+        ("recompute", False): hidden + 2 * widest,
+        (None, True): 2 * hidden,
+        ("bfloat16", True): hidden + hidden // 2 + 4 * widest,  # states are compared in float32
+        ("recompute", True): hidden + 2 * widest,
+    }
+    for (activations, distilled), size in expected.items():
+        teacher = GCNII(8, 6, 4, 3) if distilled else None
+        (plan,) = memory_plan(data, student, teacher, activations=activations)
+        assert plan.parts["student states"] == size
+    with pytest.raises(ValueError, match="activations must be one of bfloat16, recompute, got 'x'"):
+        memory_plan(data, student, activations="x")
 
 
 def test_a_cache_that_is_there_is_not_counted_again():
@@ -107,8 +130,10 @@ def test_a_run_that_cannot_fit_is_refused_before_it_starts(monkeypatch, tmp_path
     )
     with pytest.raises(ValueError, match=message):
         parts().check()
-    with pytest.raises(ValueError, match="use a machine with more"):
+    with pytest.raises(ValueError, match="run the student's layers again .*activations recompute"):
         parts(storage="mmap").check()
+    with pytest.raises(ValueError, match="use a machine with more"):
+        parts(storage="mmap", activations="recompute").check()
     with pytest.raises(SystemExit) as stop:
         main(["distill", "--out", str(tmp_path / "out"), "--teachers", str(tmp_path / "teachers")])
     assert stop.value.code == 1
@@ -120,9 +145,13 @@ def test_the_command_shows_the_plan_and_keeps_the_cache_on_disk(tmp_path, capsys
     common = ["--train.epochs", "3", "--teacher-train.epochs", "3", "--teacher", "gcnii-3x8"]
     folders = ["--out", str(tmp_path / "out"), "--teachers", str(tmp_path / "teachers")]
     cache = ["--cache.storage", "mmap", "--cache.dtype", "bfloat16"]
+    common += ["--train.activations", "bfloat16", "--teacher-train.activations", "recompute"]
     main(["distill", *common, *folders, *cache])
     assert capsys.readouterr().out.count("memory needs ") == 2  # the teacher's training, this run
     path = tmp_path / "out" / "teacher-cache.safetensors"
+    config = json.loads((tmp_path / "out" / "metrics.json").read_text())["config"]
+    assert config["train"]["activations"] == "bfloat16"
+    assert config["teacher_train"]["activations"] == "recompute"
     kept = TeacherCache.load(path)
     assert kept.states.dtype == torch.bfloat16 and kept.widths == [8, 8, 8]
     written = path.stat().st_mtime_ns
@@ -136,14 +165,15 @@ from abkd_fast import ABKD, KD, Distiller, TeacherCache, TrainConfig, data, memo
 from abkd_fast.metrics import peak_bytes
 from abkd_fast.nn import ModelSpec
 
-nodes, teacher, student, storage = sys.argv[1:]
+nodes, teacher, student, storage, *activations = sys.argv[1:]
+activations = activations[0] if activations else None
 graph = data.load("synthetic-dcsbm", num_nodes=int(nodes))
 graph.fingerprint()
 student, teacher = (
     None if s == "none" else ModelSpec.parse(s).build(graph.num_features, graph.num_classes)
     for s in (student, teacher)
 )
-(plan,) = memory_plan(graph, student, teacher, storage=storage)
+(plan,) = memory_plan(graph, student, teacher, storage=storage, activations=activations)
 held = plan.parts["held now"]
 objective = None
 with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +181,7 @@ with tempfile.TemporaryDirectory() as folder:
         path = folder + "/cache" if storage == "mmap" else None
         teacher = TeacherCache.build(teacher, graph, storage=storage, path=path)
         objective = KD() + ABKD()
-    config = TrainConfig(epochs=2)
+    config = TrainConfig(epochs=2, activations=activations)
     Distiller(teacher, student, graph, objective, config=config, callbacks=[]).fit()
 print(plan.total, peak_bytes(), held)
 """
@@ -161,6 +191,9 @@ SLOW_RUNS = [
     ("100000", "gcn-3x256", "gcn-3x128", "mmap"),
     ("30000", "gcnii-64x64", "gcnii-4x4", "memory"),
     ("100000", "none", "gcnii-16x64", "memory"),
+    ("50000", "none", "gcnii-16x64", "memory", "recompute"),
+    ("50000", "none", "gcnii-16x64", "memory", "bfloat16"),
+    ("50000", "gcnii-4x32", "gcnii-16x64", "memory", "bfloat16"),
 ]
 
 

@@ -29,6 +29,13 @@ def check_size(name: str, value: int) -> int:
     return value
 
 
+def check_temperature(name: str, value: float) -> float:
+    """``value``; ValueError unless it is a finite number > 0."""
+    if not (math.isfinite(value) and value > 0.0):
+        raise ValueError(f"{name} must be > 0 and finite, got {value}")
+    return float(value)
+
+
 def check_widths(student: Capture, widths: list[int]) -> None:
     """Raise ValueError unless the student's states are as wide as in setup."""
     if student.widths != widths:

@@ -233,10 +233,7 @@ class ABKD(Objective):
         """(mean(A * D), D) over the nodes at hand that count."""
         moments = self.masked_moments or teacher.moments
         centre = self.masked_moments or teacher.whole_moments
-        # Indices, where they are known: the host waits to count a mask.
-        counted = self.counted
-        if self.mask is not None and nodes is not None:
-            counted = self.mask[nodes].nonzero().flatten()
+        counted = self._counted(nodes)
         rows = teacher.states if nodes is None else teacher.rows(nodes)
         if self.pool:
             means = student.means
@@ -256,6 +253,15 @@ class ABKD(Objective):
             shift=centre.mean if self.normalize == "standardize" else None,
             mask=counted,
         )
+
+    def _counted(self, nodes: Tensor | None) -> Tensor | None:
+        """Rows at hand that the mask lets count; None = all.
+
+        Indices, where they are known: the host waits to count a mask.
+        """
+        if self.mask is not None and nodes is not None:
+            return self.mask[nodes].nonzero().flatten()
+        return self.counted
 
     def _pooled(
         self,

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from abkd_fast import ops
+from abkd_fast._activations import keep
 from abkd_fast._csr import Structure, index_dtype
 from abkd_fast.distributed.exchange import Exchange
 from abkd_fast.distributed.world import World
@@ -104,6 +105,7 @@ class HaloGraph(CSRGraph):
         if p > 0.0 and seed is not None:
             x = ops.dropout(x, p, seed, layer)
         elif self._fixed is not None and self._fixed[0] is x:
+            keep(self._fixed[1])
             return self._fixed[1], 0.0
         return self._plan.with_halo(x), 0.0
 

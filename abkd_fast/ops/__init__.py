@@ -9,6 +9,7 @@ from abkd_fast.ops.layer_pair import Moments as Moments
 from abkd_fast.ops.layer_pair import layer_pair as layer_pair
 from abkd_fast.ops.layer_pair import teacher_moments as teacher_moments
 from abkd_fast.ops.linear import linear as linear
+from abkd_fast.ops.pair_infonce import pair_infonce as pair_infonce
 from abkd_fast.ops.relational import relational as relational
 from abkd_fast.ops.sample_neighbors import NeighborSample as NeighborSample
 from abkd_fast.ops.sample_neighbors import sample_neighbors as sample_neighbors
@@ -27,4 +28,5 @@ OPS = (
     "linear",
     "kl_div",
     "sample_neighbors",
+    "pair_infonce",
 )

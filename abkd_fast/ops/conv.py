@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._activations import keep
 from abkd_fast._autocast import narrowed
 from abkd_fast._backend import register
 from abkd_fast._checks import check_choice, check_tensor
@@ -204,6 +205,7 @@ class _Conv(Function):
             layer,
             step,
         )
+        keep(weight)
         kept = (mixed if keep_mixed else None, out if relu else None)
         ctx.save_for_backward(
             rowptr, col, value, rowptr_t, col_t, value_t, x, weight, bias, x_0, seed, *kept

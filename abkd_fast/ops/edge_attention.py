@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from abkd_fast import reference
+from abkd_fast._activations import keep
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, accumulation_dtype, check_tensor
 from abkd_fast._csr import Structure
@@ -152,6 +153,7 @@ class _EdgeAttention(Function):
         out, *kept = torch.ops.abkd_fast.edge_attention(
             rowptr, col, *tensors, negative_slope, p, seed, layer, step
         )
+        keep(*tensors[2:], *kept)  # what goes into exponents
         ctx.save_for_backward(rowptr, col, rowptr_t, col_t, perm, *tensors, seed, *kept)
         return out
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from abkd_fast import reference
+from abkd_fast._activations import keep
 from abkd_fast._backend import register
 from abkd_fast._checks import accumulation_dtype
 from abkd_fast._csr import Structure
@@ -105,6 +106,7 @@ class _EdgeAttentionV2(Function):
         out, stats = torch.ops.abkd_fast.edge_attention_v2(
             rowptr, col, x, x_dst, att, negative_slope, p, seed, layer, step
         )
+        keep(x, x_dst, att, stats)  # scores are formed again: what goes into exponents
         ctx.save_for_backward(rowptr, col, rowptr_t, col_t, perm, x, x_dst, att, seed, stats)
         return out
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from abkd_fast._activations import keep
 from abkd_fast._autocast import narrowed
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, check_choice, check_tensor
@@ -67,6 +68,7 @@ class _Linear(Function):
             out = torch.ops.abkd_fast.linear(x, weight, bias, relu)
         else:
             out = _product(x, weight, bias, relu)
+        keep(weight)
         ctx.save_for_backward(x, weight, bias, out if relu else None)
         return out
 

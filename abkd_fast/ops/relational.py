@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from abkd_fast._activations import keep
 from abkd_fast._backend import register
 from abkd_fast.ops._relational_checks import ORDERS, check_arguments
 from abkd_fast.ops.linear import linear
@@ -143,6 +144,7 @@ class _Relational(Function):
             relu,
             list(orders),
         )
+        keep(weight, root)
         ctx.save_for_backward(*tensors[:-1], out if relu else None)
         ctx.settings = settings
         return out

@@ -7,6 +7,7 @@ from abkd_fast.reference.edge_attention_v2 import edge_attention_v2 as edge_atte
 from abkd_fast.reference.kl_div import kl_div as kl_div
 from abkd_fast.reference.layer_pair import layer_pair as layer_pair
 from abkd_fast.reference.linear import linear as linear
+from abkd_fast.reference.pair_infonce import pair_infonce as pair_infonce
 from abkd_fast.reference.relational import relational as relational
 from abkd_fast.reference.segment_csr import segment_csr as segment_csr
 from abkd_fast.reference.spmm import spmm as spmm

@@ -125,3 +125,18 @@ def test_no_step_waits_for_the_device(backend, student):
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert run.step._step.trained.optimizer.param_groups[0]["lr"].is_cuda
+
+
+def test_rounded_activations_are_captured_too(capsys):
+    config = replace(ONECYCLE, activations="bfloat16")
+    run = captured("gcnii", "kd+abkd", config=config)
+    result = run.fit()
+    assert_replayed(run, capsys)
+    assert_same_run(result, eager("gcnii", "kd+abkd", config=config))
+
+
+def test_recomputed_activations_are_not_captured_and_equal_the_plain_run(capsys):
+    config = replace(ONECYCLE, activations="recompute")
+    result = captured("gcnii", "kd+abkd", config=config).fit()
+    assert "steps run eagerly: activations='recompute' sets" in capsys.readouterr().err
+    assert_same_run(result, eager("gcnii", "kd+abkd", config=ONECYCLE))
