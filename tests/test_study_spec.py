@@ -1,6 +1,7 @@
 """Study files: what they may say, and what is refused by name."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -130,3 +131,9 @@ def test_best_with_chooses_among_methods_with_trials(tmp_path):
         read(tmp_path, WHOLE + rule.replace('["none"]', '["KD"]'))
     with pytest.raises(ValueError, match=r"\[best_with\] must have among"):
         read(tmp_path, WHOLE + rule.rsplit("among", 1)[0])
+
+
+@pytest.mark.parametrize("name", ["small", "aifb"])
+def test_study_files_of_the_docs(name):
+    study = load_study(Path(__file__).parents[1] / "docs" / "study" / f"{name}.toml")
+    assert study.tasks and {"none", "KD", "KD + ABKD"} <= set(study.methods)
