@@ -47,10 +47,10 @@ class LayerPair(torch.autograd.Function):
             None,
             None,
             None,
-            *(_scaled(gradient, dout[0]) if want else None for gradient, want in wanted),
+            *(scaled(gradient, dout[0]) if want else None for gradient, want in wanted),
         )
 
 
-def _scaled(gradient: Tensor, dout: Tensor) -> Tensor:
+def scaled(gradient: Tensor, dout: Tensor) -> Tensor:
     """Gradient times a scalar, contiguous."""
     return torch.mul(gradient, dout, out=empty_output(gradient, *gradient.shape))

@@ -11,7 +11,7 @@ from torch.autograd import Function
 from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._backend import register
 from abkd_fast._checks import check_tensor
-from abkd_fast.memory import empty_output
+from abkd_fast.ops._layer_pair_autograd import scaled
 from abkd_fast.reference.pair_infonce import op_pair_infonce
 
 _DTYPES = (torch.float32, torch.float64)
@@ -141,13 +141,8 @@ class _PairInfonce(Function):
                 "or use abkd_fast.reference.pair_infonce"
             )
         wanted = zip(ctx.saved_tensors, ctx.needs_input_grad[:3], strict=True)
-        gradients = [_scaled(gradient, dloss) if want else None for gradient, want in wanted]
+        gradients = [scaled(gradient, dloss) if want else None for gradient, want in wanted]
         return *gradients, None, None, None
-
-
-def _scaled(gradient: Tensor, dloss: Tensor) -> Tensor:
-    """Gradient times a scalar, contiguous."""
-    return torch.mul(gradient, dloss, out=empty_output(gradient, *gradient.shape))
 
 
 def _shapes(

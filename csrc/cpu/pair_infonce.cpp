@@ -3,6 +3,7 @@
 #include "pair_infonce.h"
 
 #include <algorithm>
+#include <cmath>
 #include <tuple>
 
 #include "memory.h"
