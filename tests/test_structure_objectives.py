@@ -172,8 +172,11 @@ def test_a_sample_is_a_batch_of_these_nodes(objective):
     assert_same(loss, objective(few, teacher, rows), leaves)
 
 
-@pytest.mark.parametrize("make", [LSP, GSP, SP, RKD, CKA])
-def test_dead_students_have_finite_gradients(make):
+COSINE = [lambda: LSP("cosine"), lambda: GSP("cosine")]
+
+
+@pytest.mark.parametrize("make", [LSP, GSP, SP, RKD, CKA, *COSINE])
+def test_dead_students_have_small_gradients(make):
     """All rows equal, as after dead ReLUs; and all zero."""
     teacher, edges = cache(), graph()
     for value in (0.0, 1.0):
@@ -182,7 +185,7 @@ def test_dead_students_have_finite_gradients(make):
         objective.setup(teacher, [4], edges)
         loss = objective(Capture([leaf], torch.zeros(N, 3), ["?"]), teacher)
         assert bool(loss.isfinite())
-        assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
+        assert float(torch.autograd.grad(loss, leaf)[0].abs().max()) < 1e6
 
 
 def test_a_batch_with_its_own_graph_needs_no_other():
