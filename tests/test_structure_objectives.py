@@ -5,6 +5,7 @@ import torch
 from objective_cases import N, assert_same, cache, capture, graph, kl, unit
 
 from abkd_fast import CSRGraph, TeacherCache
+from abkd_fast._backend import backend_of
 from abkd_fast.capture import Capture
 from abkd_fast.distill import AT, CKA, GSP, LSP, RKD, SP
 from abkd_fast.subgraph import induced_subgraph
@@ -172,8 +173,11 @@ def test_a_sample_is_a_batch_of_these_nodes(objective):
     assert_same(loss, objective(few, teacher, rows), leaves)
 
 
-@pytest.mark.parametrize("make", [LSP, GSP, SP, RKD, CKA])
-def test_dead_students_have_finite_gradients(make):
+COSINE = [lambda: LSP("cosine"), lambda: GSP("cosine")]
+
+
+@pytest.mark.parametrize("make", [LSP, GSP, SP, RKD, CKA, *COSINE])
+def test_dead_students_have_small_gradients(make):
     """All rows equal, as after dead ReLUs; and all zero."""
     teacher, edges = cache(), graph()
     for value in (0.0, 1.0):
@@ -182,7 +186,7 @@ def test_dead_students_have_finite_gradients(make):
         objective.setup(teacher, [4], edges)
         loss = objective(Capture([leaf], torch.zeros(N, 3), ["?"]), teacher)
         assert bool(loss.isfinite())
-        assert bool(torch.autograd.grad(loss, leaf)[0].isfinite().all())
+        assert float(torch.autograd.grad(loss, leaf)[0].abs().max()) < 1e6
 
 
 def test_a_batch_with_its_own_graph_needs_no_other():
@@ -229,6 +233,29 @@ def test_a_narrow_cache_is_read_in_float32():
             losses.append(objective(student, each))
         torch.testing.assert_close(*losses, rtol=1e-5, atol=0)
         assert losses[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("make", [LSP, GSP, SP, RKD, CKA])
+def test_the_same_bits_on_any_number_of_threads(make):
+    torch.set_default_dtype(torch.float32)
+    nodes, threads, runs = 40_000, torch.get_num_threads(), []
+    states = [torch.randn(nodes, 5), torch.randn(nodes, 9)]
+    teacher, edges = TeacherCache.from_states(states), graph(nodes)
+    leaf = torch.randn(nodes, 6, requires_grad=True)
+    if make is LSP and backend_of("neighbor_kl")[0] != "cpu":
+        pytest.skip("torch's index_add does not share out its rows")
+    try:
+        for count in (1, 2, 2):
+            torch.set_num_threads(count)
+            torch.manual_seed(1)
+            objective = make()
+            objective.setup(teacher, [6], edges)
+            loss = objective(Capture([leaf], torch.zeros(nodes, 3), ["?"]), teacher)
+            runs.append([loss.detach(), *torch.autograd.grad(loss, leaf)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in runs[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(other, runs[0], strict=True))
 
 
 @pytest.mark.parametrize(

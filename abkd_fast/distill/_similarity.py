@@ -6,10 +6,9 @@ from typing import TypedDict
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from abkd_fast._checks import check_choice
-from abkd_fast.reference.neighbor_kl import KERNELS
+from abkd_fast.reference.neighbor_kl import KERNELS, unit_rows
 
 
 class Kernel(TypedDict):
@@ -31,7 +30,7 @@ def check_kernel(kernel: str, c: float, power: int) -> Kernel:
 def similarity_matrix(x: Tensor, kernel: str, c: float, power: int) -> Tensor:
     """k(x_v, x_u) [B, B] of all pairs of rows; see :func:`abkd_fast.ops.neighbor_kl`."""
     if kernel == "cosine":
-        x = F.normalize(x, dim=1)
+        x = unit_rows(x)
         return x @ x.t()
     if kernel == "poly":
         return (x @ x.t() + c) ** power

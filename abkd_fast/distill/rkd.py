@@ -68,7 +68,7 @@ class RKD(Objective):
         wanted = teacher_layer(teacher, -1, picked(student, nodes, rows))
         found = found if rows is None else found[rows]
         mine, theirs = _relations(found), _relations(wanted.to(found.dtype))
-        distance, angle = (F.smooth_l1_loss(a, b) for a, b in zip(mine, theirs, strict=True))
+        distance, angle = (_huber(a, b) for a, b in zip(mine, theirs, strict=True))
         self.scalars = {"rkd_distance": distance.detach(), "rkd_angle": angle.detach()}
         return self.distance_weight * distance + self.angle_weight * angle
 
@@ -76,6 +76,14 @@ class RKD(Objective):
         """Settings."""
         weights = f"distance_weight={self.distance_weight}, angle_weight={self.angle_weight}"
         return f"{weights}, samples={self.samples}"
+
+
+def _huber(a: Tensor, b: Tensor) -> Tensor:
+    """Mean of the Huber loss, one dimension after the other: whatever the threads."""
+    loss = F.smooth_l1_loss(a, b, reduction="none")
+    while loss.dim() > 0:
+        loss = loss.mean(0)
+    return loss
 
 
 def _relations(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,6 +95,6 @@ def _relations(x: Tensor) -> tuple[Tensor, Tensor]:
     distance = torch.where(apart, square, 1.0).sqrt()
     unit = difference * (apart / distance)[:, :, None]
     distance = distance * apart
-    mean = distance.sum() / apart.sum().clamp_min(1)
+    mean = distance.sum(0).sum() / apart.sum().clamp_min(1)
     scaled = distance / torch.where(mean > 0, mean, 1.0)
     return scaled, torch.bmm(unit, unit.transpose(1, 2))

@@ -57,9 +57,10 @@ class SP(Objective):
         wanted = (self.target if nodes is None else self.target[nodes]).to(found.dtype)
         lengths = self.lengths.to(found.dtype) if nodes is None else inverse_lengths(wanted)
         mine = inverse_lengths(found)
-        cross = ((found @ (found.t() @ wanted)) * wanted).sum(1)
-        ones = (mine > 0).to(found.dtype) + (lengths > 0).to(found.dtype)
-        loss = (ones - 2.0 * cross * (mine * lengths)).sum() / found.size(0) ** 2
+        cross = (found @ (found.t() @ wanted)) * wanted * (mine * lengths)[:, None]
+        rows = (mine > 0).sum() + (lengths > 0).sum()
+        # Columns first: whatever the threads.
+        loss = (rows - 2.0 * cross.sum(0).sum()) / found.size(0) ** 2
         self.scalars = {"sp": loss.detach()}
         return self.weight * loss
 

@@ -42,7 +42,7 @@ def neighbor_kl(
     nodes without edges count 0. k is
 
     - "rbf": :math:`e^{-|h_i - h_j|^2 / 2}`,
-    - "cosine": :math:`\langle h_i, h_j \rangle / (|h_i| |h_j|)`,
+    - "cosine": :math:`\langle h_i, h_j \rangle / (|h_i| |h_j|)`, 0 for rows of zeros,
     - "poly": :math:`(\langle h_i, h_j \rangle + c)^{power}`,
     - "l2": :math:`|h_i - h_j|^2`.
 

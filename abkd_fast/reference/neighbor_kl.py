@@ -43,8 +43,15 @@ def neighbor_log_softmax(
 def as_operator(x: Tensor, kernel: str, c: float, power: int) -> tuple[Tensor, int, float, int]:
     """(rows, similarity, offset, power) for the operators: a cosine is a product of unit rows."""
     if kernel == "cosine":
-        return torch.nn.functional.normalize(x, dim=1), POWER, 0.0, 1
+        return unit_rows(x), POWER, 0.0, 1
     return x, {"rbf": RBF, "l2": L2, "poly": POWER}[kernel], float(c), int(power)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows divided by their lengths; zeros stay, and get no gradient, where 1 / 0 would be one."""
+    square = x.square().sum(1, keepdim=True)
+    positive = square > 0
+    return x * (torch.where(positive, square, 1.0).rsqrt() * positive)
 
 
 def _scores(
