@@ -125,7 +125,7 @@ def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     drawn = torch.randint(graph.num_nodes, (64, 1), generator=torch.Generator().manual_seed(0))
     worst = graph.graph.rowptr.diff().argmax()[None]
-    for spec in CASES[name]:
+    for spec in [spec for spec in CASES[name] if spec in options.models]:
         ours, theirs = twins(spec, graph)
         widest = max(p.size(0) for p in ours.parameters() if p.dim() == 2)
         fits = 4 * widest * (graph.graph.num_edges + graph.num_nodes) < MESSAGES
@@ -157,6 +157,8 @@ def in_turn(ask: Callable[[Tensor], Tensor], nodes: list[Tensor]) -> Call:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--datasets", nargs="+", default=list(CASES))
+    every = list(dict.fromkeys(spec for specs in CASES.values() for spec in specs))
+    parser.add_argument("--models", nargs="+", default=every)
     parser.add_argument("--samples", type=int, default=latency.samples_needed(0.99))
     parser.add_argument("--seconds", type=float, default=6.0, help="of timed calls of a side")
     parser.add_argument("--compile", type=int, default=1, help="0: without torch.compile")
@@ -168,8 +170,12 @@ def main() -> None:
     kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
     for name in options.datasets:
         rows = rows_of(name, options)
-        kept = [row for row in kept if row["dataset"] != name] + rows
-        kept.sort(key=lambda row: list(CASES).index(row["dataset"]))
+        fresh = {(row["dataset"], row["model"]) for row in rows}
+        kept = [row for row in kept if (row["dataset"], row["model"]) not in fresh] + rows
+        order = {
+            (name, spec): (i, j) for i, name in enumerate(CASES) for j, spec in enumerate(every)
+        }
+        kept.sort(key=lambda row: order[row["dataset"], row["model"]])
         write_json(options.out, threads=options.threads, rows=kept)
 
 

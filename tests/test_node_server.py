@@ -57,6 +57,24 @@ def test_scores_are_those_of_the_full_pass(name, sparse):
         assert torch.equal(server(batch), server(batch))
 
 
+def test_many_sparse_rows():
+    """Their gather is another one than that of a few rows."""
+    source = torch.arange(600)
+    edge_index = torch.stack([source, (source * 7 + 1) % 600])
+    x = torch.randn(600, 9) * (torch.rand(600, 9) < 0.4)
+    masks = [source % 3 == i for i in range(3)]
+    features = CSRGraph.from_torch(x.to_sparse_csr())
+    graph = GraphData(features, CSRGraph.from_edge_index(edge_index, 600), source % 4, *masks)
+    model = GCNII(9, 8, 3, 4).eval()
+    server = latency.NodeServer(model, graph)
+    with torch.no_grad():
+        expected = model(graph.x, graph.graph)
+    for count in (20, 100, 400):
+        nodes = torch.randperm(600)[:count]
+        assert server.form == "flat"
+        torch.testing.assert_close(server(nodes), expected[nodes])
+
+
 def test_first_hop_is_read_not_computed():
     graph = hub_data(sparse=False)
     model = GCN(12, 8, 2, 4).double().eval()

@@ -18,6 +18,8 @@ from abkd_fast.nn import GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv
 from abkd_fast.nn._attention import with_self_loops
 from abkd_fast.nn.sage_conv import _mean
 
+_MANY = 256  # rows from which scipy's gather, in C++, makes up for its checks
+_SCIPY = (torch.float32, torch.float64)  # dtypes that it has
 _CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
 
 
@@ -69,6 +71,9 @@ class NodeServer:
             )
         assert features is not None
         self._features, self._first_hop = features, first_hop
+        self._matrix = None
+        if isinstance(features, CSRGraph) and features._values_or_ones().dtype in _SCIPY:
+            self._matrix = features.to_scipy()
         self._seed = torch.zeros((), dtype=torch.int64)
         self.form, self.why = "model", "flat=False"
         self._line: Callable[..., Tensor] = self._run_model
@@ -108,7 +113,13 @@ class NodeServer:
         trimmed = self.form == "flat"
         pointers = [rowptr[: size + 1] for size in sizes[:-1]] if trimmed else [rowptr]
         x = self._features
-        features = _rows(x, n_id) if isinstance(x, CSRGraph) else [x.index_select(0, n_id)]
+        if isinstance(x, Tensor):
+            features = [x.index_select(0, n_id)]
+        elif self._matrix is not None and n_id.numel() >= _MANY:
+            rows = self._matrix[n_id.numpy()]
+            features = [torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data)]
+        else:
+            features = _rows(x, n_id)
         value = self._operator.value
         values = [] if value is None else [value.index_select(0, e_id)]
         return (*features, *pointers, col, *values, *sizes)
