@@ -133,7 +133,7 @@ def test_best_with_chooses_among_methods_with_trials(tmp_path):
         read(tmp_path, WHOLE + rule.rsplit("among", 1)[0])
 
 
-@pytest.mark.parametrize("name", ["small", "aifb"])
+@pytest.mark.parametrize("name", ["small", "aifb", "public-split", "ablations"])
 def test_study_files_of_the_docs(name):
     study = load_study(Path(__file__).parents[1] / "docs" / "study" / f"{name}.toml")
     assert study.tasks and {"none", "KD", "KD + ABKD"} <= set(study.methods)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from abkd_fast.latency.subjects import FULL
-from abkd_fast.plots import COLORS, DASHES, STYLE, _save
+from abkd_fast.plots import COLORS, DASHES, STYLE, save
 from abkd_fast.task import METRICS
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def draw(report: Mapping[str, Any], folder: Path) -> dict[str, Path]:
     drawn = {"cdf": _cdf, "layers": _layers, "pareto": _pareto}
     with style.context(["default", STYLE]):
         return {
-            name: _save(make(models), f"{_HEADINGS[name]}: {title}", folder / f"{name}.png")
+            name: save(make(models), f"{_HEADINGS[name]}: {title}", folder / f"{name}.png")
             for name, make in drawn.items()
         }
 
