@@ -1,6 +1,6 @@
 """Accuracy of teachers and students: tune every objective with one budget, then run ten seeds.
 
-    ABKD_DATA=DIR python bench/study.py [teachers] [cora] [pubmed] [aifb]
+    ABKD_DATA=DIR python bench/study.py [teachers] [undistilled] [cora] [pubmed] [aifb]
 
 Every cell is one ``abkd-fast`` command in its own process, so the tables can be reproduced line by
 line; a stopped study goes on where it was. Selection looks at validation accuracy only. Writes
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import study_aifb
+import study_undistilled
 
 FINAL_SEEDS, TEACHER_SEEDS = 10, 5
 ROOT = Path(__file__).resolve().parents[1]
@@ -182,17 +183,23 @@ def run_teachers(workers: ThreadPoolExecutor) -> None:
 def main() -> None:
     """Run what is asked for, then write the page from all results there are."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", help="teachers, cora, pubmed, aifb; none: the page")
+    parser.add_argument(
+        "parts", nargs="*", help="teachers, undistilled, cora, pubmed, aifb; none: the page"
+    )
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    if unknown := set(options.parts) - {"teachers", "aifb", *STUDIES}:
-        parser.error(f"parts must be teachers, cora, pubmed or aifb, got {', '.join(unknown)}")
+    if unknown := set(options.parts) - {"teachers", "undistilled", "aifb", *STUDIES}:
+        known = "teachers, undistilled, cora, pubmed or aifb"
+        parser.error(f"parts must be {known}, got {', '.join(unknown)}")
     with ThreadPoolExecutor(options.workers) as workers:
         if "teachers" in options.parts:
             run_teachers(workers)
         for dataset in STUDIES:
             if dataset in options.parts:
                 run_students(dataset, workers)
+    if "undistilled" in options.parts:
+        found = study_undistilled.run(command, RUNS / "undistilled")
+        (RESULTS / "undistilled.json").write_text(json.dumps(found, indent=1) + "\n")
     if "aifb" in options.parts:
         found = study_aifb.run(command, RUNS / "aifb")
         (RESULTS / "aifb.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -213,6 +220,9 @@ def page() -> list[str]:
     ]
     if (RESULTS / "teachers.json").exists():
         lines += _teachers(json.loads((RESULTS / "teachers.json").read_text()))
+    if (RESULTS / "undistilled.json").exists():
+        report = json.loads((RESULTS / "undistilled.json").read_text())
+        lines += study_undistilled.section(report, _accuracy)
     for dataset in STUDIES:
         path = RESULTS / f"{dataset}-students.json"
         if path.exists():
