@@ -191,7 +191,9 @@ class ABKD(Objective):
             teacher_map = ops.linear(teacher_map, teacher_subspace)
             student_map = ops.linear(student_map, subspace)
         if self.teacher_scale is not None:
-            teacher_map = teacher_map / self.teacher_scale
+            product = not self.identity_subspace  # and no parameter, which must stay as it is
+            divide = teacher_map.div_ if product else teacher_map.div
+            teacher_map = divide(self.teacher_scale)
         return teacher_map, student_map
 
     def _maps_of(self, widths: list[int], wide: int, device: torch.device) -> nn.Parameter:
