@@ -126,6 +126,14 @@ class MustaDConfig(ObjectiveConfig):
     hidden_weight: float = 0.01
     """Weight of the last hidden layers' kernel."""
 
+    def build(self, run: RunFacts) -> MustaD:
+        """The objective, for a run whose classes exclude each other."""
+        if run.activation != "softmax":
+            raise ValueError(
+                f"mustad must have classes that exclude each other, got task {run.task}; use kd"
+            )
+        return MustaD(**asdict(self))
+
 
 @dataclass(frozen=True)
 class GCRDConfig(ObjectiveConfig):

@@ -160,7 +160,7 @@ def _profile(argv: list[str]) -> None:
     models, flags = _leading(argv)
     default = ProfileConfig(students=tuple(models[:1]), teacher=next(iter(models[1:]), None))
     config = _parse("profile", default, flags)
-    if models and "--students" in flags:
+    if models and any(flag.split("=")[0] == "--students" for flag in flags):
         config = replace(config, students=(models[0], *config.students))
     if len(models) > 2:
         raise SettingError(

@@ -18,6 +18,7 @@ from objective_cases import (
 from abkd_fast import KD, CSRGraph, TeacherCache
 from abkd_fast.capture import Capture
 from abkd_fast.distill import AFD, AT, GLNN, MSKD, FitNets, GraphAKD, MustaD, SemCKD
+from abkd_fast.objective_settings import MustaDConfig, RunFacts
 from abkd_fast.subgraph import induced_subgraph
 
 
@@ -323,10 +324,10 @@ def test_objectives_add_and_scale():
         (lambda: FitNets(weight=float("nan")), "weight must be >= 0 and finite, got nan"),
         (lambda: AFD(samples=0), "samples must be >= 1, got 0"),
         (lambda: SemCKD(attention_dim=0), "attention_dim must be >= 1, got 0"),
-        (lambda: MSKD(scale=0.0), "scale must be > 0, got 0.0"),
+        (lambda: MSKD(scale=0.0), "scale must be > 0 and finite, got 0.0"),
         (lambda: GLNN(labels_weight=1.5), r"labels_weight must be in \[0, 1\], got 1.5"),
         (lambda: MustaD(kernel="lin"), "kernel must be one of kl, distance, got 'lin'"),
-        (lambda: MustaD(temperature=0.0), "temperature must be > 0, got 0.0"),
+        (lambda: MustaD(temperature=0.0), "temperature must be > 0 and finite, got 0.0"),
     ],
 )
 def test_settings_are_checked(make, message):
@@ -356,3 +357,9 @@ def test_what_an_objective_needs_is_named():
     student.logits = torch.randn(N, 2)
     with pytest.raises(ValueError, match=r"student logits must be \[40, 3\] as the teacher's are"):
         mustad(student, teacher)
+    student.logits = torch.randn(N, 1)
+    teacher.logits = torch.randn(N, 1)
+    with pytest.raises(ValueError, match="teacher logits must have two columns or more for a soft"):
+        mustad(student, teacher)
+    with pytest.raises(ValueError, match="must have classes that exclude each other, got task b"):
+        MustaDConfig().build(RunFacts(task="binary"))

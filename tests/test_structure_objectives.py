@@ -264,6 +264,7 @@ def test_the_same_bits_on_any_number_of_threads(make):
         (lambda: LSP(weight=-1.0), "weight must be >= 0 and finite, got -1.0"),
         (lambda: LSP(kernel="gauss"), "kernel must be one of rbf, cosine, poly, l2, got 'gauss'"),
         (lambda: GSP(power=0), "power must be an integer >= 1, got 0"),
+        (lambda: LSP(power=2.5), "power must be an integer >= 1, got 2.5"),
         (lambda: GSP(samples=0), "samples must be >= 1, got 0"),
         (lambda: RKD(angle_weight=float("nan")), "angle_weight must be >= 0 and finite, got nan"),
         (lambda: CKA("attention"), "map must be one of uniform, last, diagonal, got 'attention'"),

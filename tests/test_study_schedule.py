@@ -93,6 +93,18 @@ def test_more_seeds_are_the_same_recipe(tmp_path):
     assert [(cell.kind, cell.seed) for cell in asked] == 4 * [("final", 3)]
 
 
+def test_joined_method_has_the_budget_of_the_one_it_is_joined_with(tmp_path):
+    path = write_study(tmp_path)
+    own = "[methods.KD]\nfinal_seeds = 2\nunequal = 'dear'"
+    path.write_text(TINY.replace("[methods.KD]", own))
+    asked = run_fake(Schedule(load_study(path)))
+    seeds = {name: 0 for name in ("none", "KD", "ABKD", "KD + ABKD")}
+    for cell in asked:
+        if cell.kind == "final":
+            seeds[cell.method] += 1
+    assert seeds == {"none": 3, "KD": 2, "ABKD": 3, "KD + ABKD": 2}
+
+
 def test_failed_trials_count_and_can_be_retried(tmp_path):
     path = write_study(tmp_path)
     schedule = Schedule(load_study(path))

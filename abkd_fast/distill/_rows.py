@@ -30,7 +30,7 @@ def check_size(name: str, value: int) -> int:
 
 
 def check_temperature(name: str, value: float) -> float:
-    """``value``; ValueError unless it is a finite number > 0."""
+    """``value``, which divides scores; ValueError unless it is a finite number > 0."""
     if not (math.isfinite(value) and value > 0.0):
         raise ValueError(f"{name} must be > 0 and finite, got {value}")
     return float(value)

@@ -22,9 +22,9 @@ class Kernel(TypedDict):
 def check_kernel(kernel: str, c: float, power: int) -> Kernel:
     """The options, or ValueError."""
     check_choice("kernel", kernel, KERNELS)
-    if power < 1:
+    if not isinstance(power, int) or power < 1:
         raise ValueError(f"power must be an integer >= 1, got {power}")
-    return {"kernel": kernel, "c": float(c), "power": int(power)}
+    return {"kernel": kernel, "c": float(c), "power": power}
 
 
 def similarity_matrix(x: Tensor, kernel: str, c: float, power: int) -> Tensor:

@@ -18,6 +18,7 @@ from abkd_fast.distill._layer_maps import (
     layer_maps,
     layer_scales,
 )
+from abkd_fast.distill._rows import check_size, check_temperature, check_widths, student_layers
 from abkd_fast.distill._unit_rows import unit_rows_distance
 from abkd_fast.distill.objective import Objective
 from abkd_fast.distill.running_means import RunningMeans
@@ -92,13 +93,11 @@ class ABKD(Objective):
             check_choice("map", map, MAPS)
         if not torch.isfinite(torch.tensor(float(beta))):
             raise ValueError(f"beta must be finite, got {beta}")
-        if not 0.0 < temperature < float("inf"):
-            raise ValueError(f"temperature must be > 0 and finite, got {temperature}")
+        check_temperature("temperature", temperature)
         subspace_dim = attention_dim if subspace_dim is None else subspace_dim
         sizes = {"attention_dim": attention_dim, "subspace_dim": subspace_dim, "heads": heads}
         for name, value in sizes.items():
-            if value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
+            check_size(name, value)
         if identity_subspace and subspace_dim != attention_dim:
             raise ValueError(
                 f"subspace_dim must be attention_dim={attention_dim} with identity_subspace, got "
@@ -116,9 +115,8 @@ class ABKD(Objective):
     ) -> None:
         """Draw the maps (Glorot-uniform per layer) and keep the teacher's constants."""
         del graph
-        if not student_widths:
-            raise ValueError("ABKD needs at least one captured student layer, got none")
-        self.teacher_widths, self.student_widths = list(teacher.widths), list(student_widths)
+        self.teacher_widths = list(teacher.widths)
+        self.student_widths = student_layers("ABKD", list(student_widths))
         a, device = self.attention_dim, teacher.device
         is_attention = isinstance(self.map, str) and self.map == "attention"
         if is_attention:
@@ -214,11 +212,7 @@ class ABKD(Objective):
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
     ) -> Tensor:
         """beta * S * mean(A * D); leaves ``.attention`` and ``.dissimilarity`` [T, S]."""
-        if student.widths != self.student_widths:
-            raise ValueError(
-                f"student states must have widths {self.student_widths} as in setup, "
-                f"got {student.widths}"
-            )
+        check_widths(student, self.student_widths)
         share = student.share
         if share is None:
             share = 1.0 if nodes is None else nodes.numel() / teacher.num_nodes

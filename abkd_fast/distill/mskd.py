@@ -13,6 +13,7 @@ from abkd_fast.capture import Capture
 from abkd_fast.distill._edges import edge_distances
 from abkd_fast.distill._rows import (
     check_size,
+    check_temperature,
     check_weight,
     graph_among,
     last_layer,
@@ -52,11 +53,10 @@ class MSKD(Objective):
         weight: float = 7.0,
     ) -> None:
         super().__init__()
-        if not scale > 0.0:
-            raise ValueError(f"scale must be > 0, got {scale}")
         self.teachers = list(teachers)
         self.attention_dim = check_size("attention_dim", attention_dim)
-        self.scale, self.weight = float(scale), check_weight("weight", weight)
+        self.scale = check_temperature("scale", scale)
+        self.weight = check_weight("weight", weight)
 
     def setup(
         self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None

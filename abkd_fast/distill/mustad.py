@@ -11,7 +11,13 @@ from abkd_fast import ops
 from abkd_fast._autocast import widened, without_autocast
 from abkd_fast._checks import check_choice
 from abkd_fast.capture import Capture
-from abkd_fast.distill._rows import check_weight, last_layer, student_layers, teacher_logits
+from abkd_fast.distill._rows import (
+    check_temperature,
+    check_weight,
+    last_layer,
+    student_layers,
+    teacher_logits,
+)
 from abkd_fast.distill.objective import Objective
 from abkd_fast.graph import CSRGraph
 from abkd_fast.teacher import TeacherCache
@@ -46,10 +52,8 @@ class MustaD(Objective):
         hidden_weight: float = 0.01,
     ) -> None:
         super().__init__()
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
         check_choice("kernel", kernel, ("kl", "distance"))
-        self.temperature, self.kernel = temperature, kernel
+        self.temperature, self.kernel = check_temperature("temperature", temperature), kernel
         self.logit_weight = check_weight("logit_weight", logit_weight)
         self.hidden_weight = check_weight("hidden_weight", hidden_weight)
 
@@ -69,6 +73,11 @@ class MustaD(Objective):
     ) -> Tensor:
         """Weighted divergence of scores and hidden states."""
         wanted = teacher_logits("MustaD", teacher, student, nodes)
+        if wanted.size(1) == 1:
+            raise ValueError(
+                "teacher logits must have two columns or more for a softmax, got 1; "
+                'use KD(activation="sigmoid")'
+            )
         scores = _divergence(student.logits, wanted / self.temperature)
         hidden = self.match(widened(student.states[-1]))
         target = self.target if nodes is None else self.target[nodes]

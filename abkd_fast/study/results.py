@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
+import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -64,8 +65,7 @@ class Summary:
 
     def middle(self, column: str) -> float:
         """Median of a column over the seeds."""
-        values = sorted(row[column] for row in self.rows)
-        return float(values[len(values) // 2])
+        return float(statistics.median(row[column] for row in self.rows))
 
 
 @dataclass(frozen=True)

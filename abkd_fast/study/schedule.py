@@ -110,7 +110,8 @@ class Schedule:
 
     def finals(self, task: Task, recipe: Recipe, every: bool = False) -> Iterator[Cell]:
         """Runs of a frozen recipe: every one, or those without a record."""
-        method = self.study.methods.get(recipe["method"])
+        named = {method.name: method for method in self.methods(task)}
+        method = named.get(recipe["method"])
         seeds = self.study.final_seeds if method is None else self.study.budget(method)[2]
         for seed in range(seeds):
             cell = Cell(

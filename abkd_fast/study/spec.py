@@ -53,11 +53,6 @@ class Task:
         """Data set, teacher and student."""
         return f"{self.dataset}: {self.teacher} to {self.student}"
 
-    @property
-    def teacher_key(self) -> tuple[str, str]:
-        """Tasks with the same one share a teacher."""
-        return self.dataset, self.teacher
-
     def config(self, settings: Mapping[str, Value]) -> DistillConfig:
         """What ``abkd-fast distill`` would run with."""
         base = with_flags(distill_preset(self.preset), {"student": self.student})
