@@ -15,10 +15,10 @@ REST = {
     "dropout": "Philox: some 20 integer operations an element, twice with the backward.",
     "segment_csr": "The rows are read once and nothing is computed: memory, and below width 32 the "
     "mispredicted end of every segment.",
-    "rows": "kl_div finds maxima and adds up in float64 one score after the other, several times a "
-    "row. teacher_moments converts the teacher to float64 and multiplies in it, once a teacher. "
-    "spmm's maximum compares what every edge brings with what has won so far, and its gradient "
-    "reads the winners of every edge's row.",
+    "rows": "kl_div computes exponentials and adds up in float64; at 3 and 7 classes, what a row "
+    "costs beside them. teacher_moments converts the teacher to float64 and multiplies in it, once "
+    "a teacher. spmm's maximum compares what every edge brings with what has won so far, and its "
+    "gradient reads the winners of every edge's row.",
     "edge_attention": "8x8: what each row and each edge cost beside their features (scores, "
     "exponentials, the mask's random numbers); 3x250: gathered rows, and the dense products.",
     "layer_pair": "The moment form's products are narrow: 16 student columns. Its score and the "

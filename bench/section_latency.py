@@ -111,7 +111,7 @@ def readme_rows(report: dict[str, Any]) -> list[list[str]]:
         names = " / ".join(name for name, _ in found)
         values = " / ".join(f"{value:.1f}" for value in found.values() if value is not None)
         rows.append(
-            [f"latency of students, {query}, p50, {threads}: {names}"]
+            [f"latency of students, {query}, p50 of undisturbed calls, {threads}: {names}"]
             + ["PyG eager, its fastest form", values]
         )
     return rows

@@ -17,7 +17,10 @@ SETTINGS = {  # arXiv 1609.02907, section 5.2; arXiv 1710.10903, section 3.3
     ("citeseer", "GCN"): GCN,
     ("pubmed", "GCN"): GCN,
     ("cora", "GAT"): f"{GAT} 1 --train.lr 0.005 --train.weight-decay 5e-4",
-    ("citeseer", "GAT"): f"{GAT} 1 --train.lr 0.005 --train.weight-decay 5e-4",
+    (
+        "citeseer",
+        "GAT",
+    ): f"{GAT} 1 --train.lr 0.005 --train.weight-decay 5e-4 --train.monitor val_acc",
     ("pubmed", "GAT"): f"{GAT} 8 --train.lr 0.01 --train.weight-decay 1e-3",
 }
 PUBLISHED = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,8 @@ def run_study(
     """
     place = Path("runs/study") if place is None else place
     console = Console(stderr=True)
-    with exclusive(study.folder / "trials.jsonl"):
+    # a prediction writes nothing
+    with nullcontext() if predict_only else exclusive(study.folder / "trials.jsonl"):
         schedule = Schedule(study, retry)
         pool = Pool(study.workers, study.threads, place)
         try:

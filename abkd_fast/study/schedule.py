@@ -17,6 +17,8 @@ from abkd_fast.study.records import Records
 from abkd_fast.study.search import Trial, best, next_settings
 from abkd_fast.study.spec import Method, Range, Study, Task
 
+FIRST_TRIAL_SEED = 1000  # of trials: a recipe is not chosen by the seeds that it is judged on
+
 
 class Schedule:
     """The runs of a study: those done, and those to come.
@@ -133,8 +135,8 @@ class Schedule:
             chosen = self._asked[search, number]
             settings = {**fixed, **chosen}
             cells = [
-                Cell(TRIAL, task, method.name, settings, seed, search, number)
-                for seed in range(seeds)
+                Cell(TRIAL, task, method.name, settings, FIRST_TRIAL_SEED + i, search, number)
+                for i in range(seeds)
             ]
             records = [self.trials.get(cell.key) for cell in cells]
             missing = [cell for cell, r in zip(cells, records, strict=True) if r is None]

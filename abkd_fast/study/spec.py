@@ -149,6 +149,8 @@ def load_study(path: str | Path, only: Sequence[str] = (), workers: int | None =
     path = Path(path)
     try:
         found = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"STUDY.toml must be a file, got {path}, which is not there") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be TOML, got: {error}") from None
     from abkd_fast.study.spec_checks import check_budgets, check_runs
