@@ -1,8 +1,8 @@
 """A small HTTP server of node queries, from an exported student.
 
-    abkd-fast export runs/small --format aoti --out student.aoti.pt2
-    python examples/serve.py student.aoti.pt2                 # serves until Ctrl-C
-    python examples/serve.py student.aoti.pt2 --measure       # latency instead, and stops
+    abkd-fast export runs/small --out student.pt2
+    python examples/serve.py student.pt2                 # serves until Ctrl-C
+    python examples/serve.py student.pt2 --measure       # latency instead, and stops
     curl 'http://127.0.0.1:8000/scores?nodes=1,2,3'
 
 A GCN exported with ``--first-hop True`` reads A_hat X, computed once here, and aggregates one hop

@@ -1,8 +1,6 @@
 """Exported students give the checkpoint's scores, on graphs of any size, and say what they take."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -174,26 +172,3 @@ def test_command(tmp_path, capsys):
     said = json.loads((tmp_path / "student.pt2.json").read_text())
     assert said["dataset"] == "digits" and said["signature"]["inputs"] == ["x"]
     assert load_export(tmp_path / "student.pt2").predict(digits).shape == (digits.num_nodes, 10)
-
-
-@pytest.mark.slow
-def test_aoti_needs_the_ops_library_alone(tmp_path):
-    extension = pytest.importorskip("abkd_fast._C", reason="the extension is not built")
-    model = build("gcnii")
-    data = small_data()
-    exported = export_student(model, data, tmp_path / "s.pt2", format="aoti")
-    assert exported.about["max_difference"] < 1e-5
-    assert_serves(exported, model)
-    arguments = exported.signature.arguments(data)
-    torch.save((arguments, exported(*arguments)), tmp_path / "case.pt")
-    library = extension.__file__
-    code = f"""
-import sys, torch
-torch.ops.load_library({library!r})
-arguments, expected = torch.load({str(tmp_path / "case.pt")!r})
-program = torch._inductor.aoti_load_package({str(tmp_path / "s.pt2")!r})
-assert torch.equal(program(*arguments), expected)
-assert not [name for name in sys.modules if name.startswith("abkd_fast")]
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

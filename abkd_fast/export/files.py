@@ -66,8 +66,6 @@ def load_export(path: str | Path) -> Exported:
         ) from error
     if form == "onnx":
         return Exported(_onnx_session(path, about["signature"]["inputs"]), about)
-    if form == "aoti":
-        return Exported(torch._inductor.aoti_load_package(str(path)), about)
     # Tracing sparse features leaves a guard that N is not 1, on which nothing depends.
     return Exported(torch.export.load(path).module(check_guards=False), about)
 

@@ -20,7 +20,7 @@ from abkd_fast.export.program import Program
 from abkd_fast.export.standard import decompose
 from abkd_fast.inductive import predict
 
-FORMATS = {"torch-export": ".pt2", "aoti": ".aoti.pt2", "onnx": ".onnx"}
+FORMATS = {"torch-export": ".pt2", "onnx": ".onnx"}
 _NEAR = {"rtol": 1e-4, "atol": 1e-5}  # of scores, where weights are as trained
 
 
@@ -45,8 +45,8 @@ def export_student(
         model: GAT, GCN, GCNII, GraphSAGE or MLP.
         data: gives the kind of features and what scores are compared on; on the CPU.
         path: the file; a JSON of the same name with ``.json`` added is written beside it.
-        format: "torch-export" or "aoti" (AOTInductor; needs a C++ compiler), with our ops in the
-            graph; "onnx", of standard ops alone (GCN, GCNII, MLP, GraphSAGE with sum or mean).
+        format: "torch-export", with our ops in the graph, or "onnx", of standard ops alone (GCN,
+            GCNII, MLP, GraphSAGE with sum or mean).
         weights: None as trained; "bfloat16" or "int8" for the matrices, computed with as
             they were (:func:`abkd_fast.export.weights.pack`).
         bake_graph: the graph of ``data`` is part of the program, which then takes features alone.
@@ -94,8 +94,6 @@ def export_student(
 def _write(traced: ExportedProgram, path: Path, format: str, names: list[str], folds: bool) -> None:
     if format == "torch-export":
         torch.export.save(traced, path)
-    elif format == "aoti":
-        torch._inductor.aoti_compile_and_package(traced, package_path=str(path))
     else:
         standard = decompose(traced)
         torch.onnx.export(
