@@ -27,6 +27,7 @@ commands
   train-teacher  train a model on labels alone
   study          run a whole comparison from a file: docs/study/README.md
   profile        latency of students beside their teacher; writes --out/latency.html
+  export         a student as a program for serving: torch.export, ONNX
   datasets       list the data sets and where they are looked for
   doctor         show versions and which back end serves each op, and why
 
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "train-teacher": _train_teacher,
         "study": _study,
         "profile": _profile,
+        "export": _export,
         "datasets": _datasets,
         "doctor": _doctor,
     }
@@ -167,6 +169,12 @@ def _profile(argv: list[str]) -> None:
             f"profile takes STUDENT [TEACHER], got {len(models)} paths; more students: --students"
         )
     run_profile(config, _command("profile", argv))
+
+
+def _export(argv: list[str]) -> None:
+    from abkd_fast.export.command import ExportOptions, run_export
+
+    run_export(tyro.cli(ExportOptions, prog="abkd-fast export", args=argv))
 
 
 def _leading(argv: list[str]) -> tuple[list[Path], list[str]]:

@@ -14,6 +14,7 @@ MODELS = {
     "gcn deep, batch norm": lambda f, c: GCN(f, 8, 3, c, norm="batch_norm"),
     "gcnii": lambda f, c: GCNII(f, 8, 4, c),
     "gcnii, one layer": lambda f, c: GCNII(f, 8, 1, c),
+    "gcnii, shared": lambda f, c: GCNII(f, 8, 3, c, shared=True),
     "sage": lambda f, c: GraphSAGE(f, 8, 2, c),
     "sage sum": lambda f, c: GraphSAGE(f, 8, 2, c, aggr="sum"),
     "sage max": lambda f, c: GraphSAGE(f, 8, 2, c, aggr="max"),

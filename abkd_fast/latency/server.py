@@ -14,13 +14,13 @@ from abkd_fast._csr import Structure
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.flat import NotTrimmable, flatten, trim
-from abkd_fast.nn import GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv
+from abkd_fast.nn import GCNII, GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv
 from abkd_fast.nn._attention import with_self_loops
 from abkd_fast.nn.sage_conv import _mean
 
 _MANY = 256  # rows from which scipy's gather, in C++, makes up for its checks
 _SCIPY = (torch.float32, torch.float64)  # dtypes that it has
-_CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
+CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
 
 
 class NodeServer:
@@ -59,10 +59,11 @@ class NodeServer:
                 "data must be nodes of one type with features on the CPU, where neighbourhoods "
                 f"are found, got {data!r} on {data.graph.device}"
             )
-        convs = [module for module in model.modules() if isinstance(module, _CONVS)]
+        convs = [module for module in model.modules() if isinstance(module, CONVS)]
         self._model = model.eval()
-        self._operator_name, self._operator = _operator(convs, data)
-        self.hops = len(convs) - first_hop
+        self._operator_name = operator_name(convs, data)
+        self._operator = operator(self._operator_name, data)
+        self.hops = depth(model, convs) - first_hop
         features = data.aggregated_x if first_hop else data.x
         if first_hop and (not convs or not isinstance(convs[0], GCNConv) or features is None):
             raise ValueError(
@@ -114,12 +115,12 @@ class NodeServer:
         pointers = [rowptr[: size + 1] for size in sizes[:-1]] if trimmed else [rowptr]
         x = self._features
         if isinstance(x, Tensor):
-            features = [x.index_select(0, n_id)]
+            features = feature_rows(x, n_id)
         elif self._matrix is not None and n_id.numel() >= _MANY:
             rows = self._matrix[n_id.numpy()]
             features = [torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data)]
         else:
-            features = _rows(x, n_id)
+            features = feature_rows(x, n_id)
         value = self._operator.value
         values = [] if value is None else [value.index_select(0, e_id)]
         return (*features, *pointers, col, *values, *sizes)
@@ -134,7 +135,7 @@ class NodeServer:
             rest = tensors[3:]
         rowptr, col, *value = rest
         structure = Structure(rowptr, col, rowptr.numel() - 1)
-        graph = _Neighbourhood(structure, value[0] if value else None)
+        graph = Neighbourhood(structure, value[0] if value else None)
         if self._operator_name:
             graph._derived[self._operator_name] = graph
         return self._model(x, graph, x) if self._first_hop else self._model(x, graph)
@@ -177,15 +178,21 @@ class NodeServer:
                 raise RuntimeError(f"{self.form} gave other scores than the model")
 
 
-class _Neighbourhood(CSRGraph):
+class Neighbourhood(CSRGraph):
     """The rows of an operator; it is normalised already."""
 
     def gcn_norm(self) -> CSRGraph:
+        """Itself."""
         return self
 
 
-def _operator(convs: Sequence[nn.Module], data: GraphData) -> tuple[str, CSRGraph]:
-    """The matrix that every layer multiplies with, and the name under which graphs keep it."""
+def depth(model: nn.Module, convs: Sequence[nn.Module]) -> int:
+    """How often a forward pass aggregates: a shared layer of a GCNII does so at every depth."""
+    return model.num_layers if isinstance(model, GCNII) else len(convs)
+
+
+def operator_name(convs: Sequence[nn.Module], data: GraphData) -> str:
+    """The name under which graphs keep the matrix that every layer multiplies with."""
     dtype = data.x.value.dtype if isinstance(data.x, CSRGraph) else data.x.dtype  # type: ignore[union-attr]
     found = {_reads(conv, dtype) for conv in convs}
     if len(found) > 1:
@@ -193,12 +200,18 @@ def _operator(convs: Sequence[nn.Module], data: GraphData) -> tuple[str, CSRGrap
             "model must have layers that read the same matrix, got "
             f"{', '.join(sorted(name or 'the graph itself' for name in found))}"
         )
-    name = found.pop() if found else ""
+    return found.pop() if found else ""
+
+
+def operator(name: str, data: GraphData) -> CSRGraph:
+    """That matrix."""
     if name == "gcn_norm":
-        return name, data.graph.gcn_norm()
+        return data.graph.gcn_norm()
     if name == "self_loops":
-        return name, with_self_loops(data.graph)
-    return name, _mean(data.graph, dtype) if name else data.graph
+        return with_self_loops(data.graph)
+    if not name:
+        return data.graph
+    return _mean(data.graph, torch.float64 if name.endswith("float64") else torch.float32)
 
 
 def _reads(conv: nn.Module, dtype: torch.dtype) -> str:
@@ -210,8 +223,13 @@ def _reads(conv: nn.Module, dtype: torch.dtype) -> str:
     return "self_loops" if conv.add_self_loops else ""
 
 
-def _rows(x: CSRGraph, nodes: Tensor) -> list[Tensor]:
-    """(rowptr, col, value) of rows ``nodes``; by numpy, whose calls cost a third of torch's."""
+def feature_rows(x: Tensor | CSRGraph, nodes: Tensor) -> list[Tensor]:
+    """Rows ``nodes`` of x, dense or as (rowptr, col, value).
+
+    The latter by numpy, whose calls cost a third of torch's.
+    """
+    if isinstance(x, Tensor):
+        return [x.index_select(0, nodes)]
     pointers, chosen = x.rowptr.numpy(), nodes.numpy()
     start = pointers[chosen]
     degree = pointers[chosen + 1] - start

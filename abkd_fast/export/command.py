@@ -1,0 +1,98 @@
+"""What ``abkd-fast export`` does."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from abkd_fast import data as datasets
+from abkd_fast.config import SettingError
+from abkd_fast.export.files import Exported
+from abkd_fast.export.write import FORMATS, export_student
+from abkd_fast.latency.subjects import model_path
+from abkd_fast.model_file import load_model
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """export: a student as a program, checked against the student (docs/export.md)."""
+
+    student: tyro.conf.Positional[Path]
+    """Model file, or folder of distill."""
+    format: Literal["torch-export", "onnx"] = "torch-export"
+    """torch-export: our ops inside; onnx: standard ops alone."""
+    out: Path | None = None
+    """File to write; default: beside the student, with the format's ending."""
+    weights: Literal["bfloat16", "int8"] | None = None
+    """Narrower matrices; default: as trained."""
+    bake_graph: bool = False
+    """Keep the data's graph in the program, which then takes features alone."""
+    first_hop: bool = False
+    """The program takes A_hat X in place of X (GCN)."""
+    dataset: str | None = None
+    """A registered data set; default: the one that the student was trained on."""
+    data: Path | None = None
+    """Your own data instead: FILE.npz or a folder."""
+    root: Path | None = None
+    """Folder with the raw files; default: $ABKD_DATA."""
+
+
+def run_export(options: ExportOptions) -> Exported:
+    """Write the program and print how it compares with the student."""
+    file = model_path(options.student)
+    model, about = load_model(file)
+    if options.data is not None:
+        data = datasets.load_path(options.data)
+    else:
+        name = options.dataset or about.dataset
+        if name not in datasets.names():
+            raise SettingError(
+                f"dataset must be given: {name!r}, which the student was trained on, is none of "
+                "the registered ones; pass --dataset NAME or --data PATH"
+            )
+        data = datasets.load(name, root=options.root)
+    sizes = data.num_features, data.num_classes
+    if sizes != (about.in_channels, about.out_channels):
+        raise SettingError(
+            f"data must have the {about.in_channels} features and {about.out_channels} classes of "
+            f"the student, got {sizes[0]} and {sizes[1]} ({data.name})"
+        )
+    out = options.out or file.with_name(file.stem + FORMATS[options.format])
+    exported = export_student(
+        model,
+        data,
+        out,
+        format=options.format,
+        weights=options.weights,
+        bake_graph=options.bake_graph,
+        first_hop=options.first_hop,
+    )
+    _show(exported, f"{about.spec} on {data.name}, {options.format}")
+    print(f"program: {out} ({exported.about['bytes']:,} bytes), {out.name}.json says what it takes")
+    return exported
+
+
+def _show(exported: Exported, title: str) -> None:
+    about = exported.about
+    metrics = about["metrics"]
+    table = Table("", "checkpoint", "program", title=title)
+    for split in ("train", "val", "test"):
+        for name, value in metrics["checkpoint"][split].items():
+            program = metrics["program"][split][name]
+            table.add_row(f"{split} {name} (%)", f"{value:.2f}", f"{program:.2f}")
+    table.add_row("weights", "as trained", about["weights"] or "as trained")
+    table.add_row("largest difference of scores", "", f"{about['max_difference']:.2g}")
+    table.add_row("rows with the same class (%)", "", f"{100 * about['same_argmax']:.2f}")
+    Console().print(table)
+    print("inputs: " + ", ".join(_inputs(exported)))
+
+
+def _inputs(exported: Exported) -> list[str]:
+    signature = exported.signature
+    pairs = zip(signature.inputs, signature.dtypes, strict=True)
+    return [f"{name} {dtype}" for name, dtype in pairs]

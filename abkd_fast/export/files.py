@@ -1,0 +1,94 @@
+"""Exported programs on disk, and how they are called again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from abkd_fast.data import GraphData
+from abkd_fast.export.program import Signature
+
+
+def about_path(path: str | Path) -> Path:
+    """The JSON beside a program: its signature, and how near it is to the checkpoint."""
+    path = Path(path)
+    return path.with_name(path.name + ".json")
+
+
+class Exported:
+    """A program from disk; ``exported(*tensors)`` returns the scores [N, C].
+
+    Attributes:
+        signature: the tensors it takes.
+        about: all that the JSON beside it says.
+    """
+
+    def __init__(self, run: Callable[..., Tensor], about: Mapping[str, Any]) -> None:
+        self._run, self.about = run, about
+        given = about["signature"]
+        lists = {name: tuple(given[name]) for name in ("inputs", "dtypes")}
+        self.signature = Signature(**{**given, **lists})
+
+    @torch.no_grad()
+    def __call__(self, *tensors: Tensor) -> Tensor:
+        """Scores of the rows of x."""
+        wanted = self.signature.inputs
+        if len(tensors) != len(wanted):
+            raise ValueError(f"tensors must be {', '.join(wanted)}, got {len(tensors)} of them")
+        for name, dtype, tensor in zip(wanted, self.signature.dtypes, tensors, strict=True):
+            if str(tensor.dtype)[6:] != dtype:
+                raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
+        return self._run(*tensors)
+
+    def predict(self, data: GraphData) -> Tensor:
+        """Scores [N, C] of all nodes of ``data``."""
+        return self(*self.signature.arguments(data))
+
+
+def load_export(path: str | Path) -> Exported:
+    """Read what :func:`export_student` wrote: the program and the JSON beside it.
+
+    Raises:
+        ValueError: there is no such JSON, or a package to run the program with is missing.
+    """
+    path, beside = Path(path), about_path(path)
+    try:
+        about = json.loads(beside.read_text())
+        form = about["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} must have {beside.name} beside it, as abkd-fast export writes it, got: {error}"
+        ) from error
+    if form == "onnx":
+        return Exported(_onnx_session(path, about["signature"]["inputs"]), about)
+    # Tracing sparse features leaves a guard that N is not 1, on which nothing depends.
+    return Exported(torch.export.load(path).module(check_guards=False), about)
+
+
+def _onnx_session(path: Path, names: list[str]) -> Callable[..., Tensor]:
+    runtime = needed("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(*tensors: Tensor) -> Tensor:
+        given = {name: part.numpy() for name, part in zip(names, tensors, strict=True)}
+        return torch.from_numpy(session.run(None, given)[0])
+
+    return run
+
+
+def needed(module: str) -> Any:
+    """An optional package, or ValueError that says how to get it."""
+    try:
+        return __import__(module)
+    except ImportError as error:
+        raise ValueError(
+            f"format onnx needs the package {module}, which is not installed; "
+            "pip install 'abkd-fast[onnx]'"
+        ) from error

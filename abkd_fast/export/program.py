@@ -1,0 +1,170 @@
+"""A model as a function of tensors alone: features and the CSR arrays of what its layers read."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+
+from abkd_fast._csr import Structure
+from abkd_fast.data import GraphData
+from abkd_fast.export.weights import pack, unpack
+from abkd_fast.graph import CSRGraph
+from abkd_fast.latency.server import CONVS, Neighbourhood, depth, operator, operator_name
+from abkd_fast.nn import RGCN, GCNConv, GraphClassifier
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What a program takes, in this order.
+
+    Attributes:
+        inputs: names of the tensors: x, or x_rowptr, x_col, x_value for sparse features; then
+            rowptr, col and, where there are weights, value of the operator.
+        operator: the matrix that layers multiply with: "gcn_norm" (A_hat), "mean-DTYPE" (D^-1 A),
+            "self_loops", "" (the graph itself).
+        hops: layers that read it, the precomputed one not counted.
+        num_features: width of x.
+        sparse: whether x comes as three arrays.
+        first_hop: whether x stands for A_hat X.
+        baked: whether the operator is part of the program.
+        dtypes: of the inputs, as torch names them.
+    """
+
+    inputs: tuple[str, ...]
+    operator: str
+    hops: int
+    num_features: int
+    sparse: bool
+    first_hop: bool
+    baked: bool
+    dtypes: tuple[str, ...] = field(default=())
+
+    def features(self, data: GraphData) -> Tensor | CSRGraph:
+        """X, or A_hat X, of ``data``."""
+        x = data.aggregated_x if self.first_hop else data.x
+        if x is None or isinstance(x, CSRGraph) != self.sparse:
+            kind = "sparse" if self.sparse else "dense"
+            raise ValueError(f"data must have {kind} features as the program, got {data!r}")
+        if x.shape[1] != self.num_features:
+            raise ValueError(f"data must have {self.num_features} features, got {x.shape[1]}")
+        return x
+
+    def graph(self, data: GraphData) -> CSRGraph | None:
+        """The operator on the graph of ``data``; None where layers read none."""
+        return operator(self.operator, data) if self.hops or self.first_hop else None
+
+    def arguments(self, data: GraphData) -> tuple[Tensor, ...]:
+        """The inputs for a pass over the whole graph of ``data``."""
+        tensors = parts(self.features(data))
+        graph = self.graph(data)
+        return tensors if self.baked or graph is None else (*tensors, *parts(graph))
+
+
+def parts(matrix: Tensor | CSRGraph) -> tuple[Tensor, ...]:
+    """The tensors of a dense or sparse matrix."""
+    if isinstance(matrix, Tensor):
+        return (matrix,)
+    arrays = (matrix.rowptr, matrix.col)
+    return arrays if matrix.value is None else (*arrays, matrix.value)
+
+
+class Program(nn.Module):
+    """``model`` on tensors, for one kind of features and operator.
+
+    Args:
+        model: a model of ``abkd_fast.nn`` for single nodes; copied.
+        data: what the kinds of its inputs are taken from.
+        weights: None leaves them as they are; "bfloat16" or "int8": see :func:`pack`.
+        bake_graph: the operator of ``data`` becomes part of the program.
+        first_hop: x stands for A_hat X (a GCN's).
+
+    Raises:
+        ValueError: the model or the data are of a kind that has no program.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: GraphData,
+        *,
+        weights: str | None = None,
+        bake_graph: bool = False,
+        first_hop: bool = False,
+    ) -> None:
+        super().__init__()
+        self.signature = _signature(model, data, bake_graph, first_hop)
+        self.model = deepcopy(model).eval().requires_grad_(False)
+        self.packed = pack(self, self.model, weights)
+        graph = self.signature.graph(data) if bake_graph else None
+        arrays = () if graph is None else parts(graph)
+        for name, part in zip(("rowptr", "col", "value"), arrays, strict=False):
+            self.register_buffer(f"graph_{name}", part)
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        """The model's scores [N, C]; see :class:`Signature` for the tensors."""
+        signature = self.signature
+        x: Tensor | CSRGraph = tensors[0]
+        rest = tensors[1:]
+        if signature.sparse:
+            rowptr, col, value = tensors[:3]
+            x, rest = CSRGraph(Structure(rowptr, col, signature.num_features), value), tensors[3:]
+        if signature.baked:
+            rest = tuple(part for name, part in self.named_buffers() if name.startswith("graph_"))
+        arguments: tuple[Any, ...] = (x, None)
+        if rest:
+            structure = Structure(rest[0], rest[1], rest[0].numel() - 1)
+            graph = Neighbourhood(structure, rest[2] if len(rest) > 2 else None)
+            if signature.operator:
+                graph._derived[signature.operator] = graph
+            arguments = (x, graph, x) if signature.first_hop else (x, graph)
+        return torch.func.functional_call(self.model, unpack(self, self.packed), arguments)
+
+    def dynamic_shapes(self) -> dict[str, tuple[Any, ...]]:
+        """Numbers of nodes, edges and stored features are open, unless the graph is baked in."""
+        signature = self.signature
+        if signature.baked and not signature.sparse:
+            return {"tensors": ({},)}
+        nodes = Dim("num_nodes")
+        sizes: dict[str, Any] = {"x": nodes, "rowptr": nodes + 1, "x_rowptr": nodes + 1}
+        sizes |= dict.fromkeys(("col", "value"), Dim("num_edges"))
+        sizes |= dict.fromkeys(("x_col", "x_value"), Dim("num_stored"))
+        if signature.baked:
+            del sizes["x_rowptr"]
+        named = ({0: sizes[name]} if name in sizes else {} for name in signature.inputs)
+        return {"tensors": tuple(named)}
+
+
+def _signature(model: nn.Module, data: GraphData, baked: bool, first_hop: bool) -> Signature:
+    refused = next((m for m in model.modules() if isinstance(m, (RGCN, GraphClassifier))), None)
+    if refused is not None or data.x is None or data.relations is not None:
+        name = type(data if refused is None else refused).__name__
+        raise ValueError(
+            "only models that score single nodes of one type can be exported (GAT, GCN, GCNII, "
+            f"GraphSAGE, MLP), got {name}"
+        )
+    if data.graph.device.type != "cpu":
+        raise ValueError(f"data must be on the CPU, got {data.graph.device}; data.to('cpu')")
+    convs = [module for module in model.modules() if isinstance(module, CONVS)]
+    x = data.aggregated_x if first_hop else data.x
+    if first_hop and (not convs or not isinstance(convs[0], GCNConv) or x is None):
+        raise ValueError(
+            "first_hop needs a GCN and features whose A_hat X pays, got "
+            f"{type(model).__name__} on {data!r}"
+        )
+    assert x is not None
+    sparse = isinstance(x, CSRGraph)
+    names = ["x_rowptr", "x_col", "x_value"] if sparse else ["x"]
+    tensors = parts(x)
+    name = operator_name(convs, data)
+    if convs and not baked:
+        graph = operator(name, data)
+        names += ["rowptr", "col"] + ["value"] * (graph.value is not None)
+        tensors += parts(graph)
+    dtypes = tuple(str(tensor.dtype)[6:] for tensor in tensors)
+    hops, width = depth(model, convs) - first_hop, x.shape[1]
+    return Signature(tuple(names), name, hops, width, sparse, first_hop, baked, dtypes)
