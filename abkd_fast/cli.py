@@ -27,6 +27,7 @@ commands
   train-teacher  train a model on labels alone
   study          run a whole comparison from a file: docs/study/README.md
   profile        latency of students beside their teacher; writes --out/latency.html
+  bench          time every op against its peers, or two versions of ours (in a checkout)
   datasets       list the data sets and where they are looked for
   doctor         show versions and which back end serves each op, and why
 
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "train-teacher": _train_teacher,
         "study": _study,
         "profile": _profile,
+        "bench": _bench,
         "datasets": _datasets,
         "doctor": _doctor,
     }
@@ -167,6 +169,17 @@ def _profile(argv: list[str]) -> None:
             f"profile takes STUDENT [TEACHER], got {len(models)} paths; more students: --students"
         )
     run_profile(config, _command("profile", argv))
+
+
+def _bench(argv: list[str]) -> None:
+    import subprocess
+
+    from abkd_fast._checkout import find_checkout
+
+    root = find_checkout(Path.cwd(), Path(__file__).resolve().parent)
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(root / "bench" / "bench.py"), *argv]
+    sys.exit(subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode)
 
 
 def _leading(argv: list[str]) -> tuple[list[Path], list[str]]:
