@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from registry.compare import compare
+from registry.compare import compare, read
 from rich.console import Console
 
 HERE = Path(__file__).resolve()
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     try:
         if options.compare:
-            before, after = (json.loads(path.read_text()) for path in options.compare)
+            before, after = map(read, options.compare)
         elif options.base:
             flags = ["--quick", "--turns", str(options.turns), "--only", *options.only]
             flags += ["--graphs", *options.graphs] if options.graphs else []

@@ -15,7 +15,7 @@ from abkd_fast._checkout import find_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
-from registry.compare import compare  # noqa: E402
+from registry.compare import compare, read  # noqa: E402
 
 WRONG_PROVIDER = """
 import sys
@@ -110,6 +110,12 @@ def test_rows_of_one_report_are_named():
 def test_nothing_in_common_is_an_error():
     code, text = compared(report(conv=1.0), report(linear=1.0))
     assert code == 1 and "nothing to compare" in text
+
+
+def test_another_json_is_refused(tmp_path):
+    (tmp_path / "spmm.json").write_text('{"rows": [{"width": 4}]}')
+    with pytest.raises(ValueError, match="must be a report of `abkd-fast bench --out`"):
+        read(tmp_path / "spmm.json")
 
 
 def test_command_needs_a_checkout(tmp_path):

@@ -78,7 +78,8 @@ def run_side(bench: Path, tree: Path, arguments: list[str]) -> dict[str, Any]:
             text=True,
             env=os.environ | {"PYTHONPATH": path},
         )
-        if done.returncode:
+        # The commit's version of an op may be wrong or called otherwise: its rows are missing then.
+        if done.returncode and (tree == bench.parents[1] or not out.exists()):
             raise OSError(f"the benchmark of {tree} failed:\n{done.stdout[-4000:]}{done.stderr}")
         found: dict[str, Any] = json.loads(out.read_text())
         return found

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -44,6 +46,13 @@ class Pair:
             f"slower: {self.spec}: {a['p50']:.3g} -> {b['p50']:.3g} ms, {self.ratio:.2f} times "
             f"({a['p20']:.3g} to {a['p80']:.3g} before, {b['p20']:.3g} to {b['p80']:.3g} after)"
         )
+
+
+def read(path: Path) -> Report:
+    report: Report = json.loads(path.read_text())
+    if not all({"spec", "provider", "p20"} <= {*row} for row in report.get("rows", [{}])):
+        raise ValueError(f"{path} must be a report of `abkd-fast bench --out`, got another JSON")
+    return report
 
 
 def pairs(before: Report, after: Report) -> list[Pair]:

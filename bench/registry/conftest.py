@@ -61,13 +61,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not matches(str(spec), config.getoption("--only")):
             continue
         names = chosen(config, spec)
-        prepared = (spec, tuple(names))
         turns += [
-            pytest.param(prepared, turn, name, id=f"{spec}-{turn}-{name}")
+            pytest.param(spec, tuple(names), turn, name, id=f"{spec}-{turn}-{name}")
             for turn in range(config.getoption("--turns"))
             for name in names
         ]
-    metafunc.parametrize(("prepared", "turn", "provider"), turns, indirect=["prepared"])
+    metafunc.parametrize(("spec", "providers", "turn", "provider"), turns)
 
 
 def pytest_benchmark_update_json(
