@@ -13,6 +13,7 @@ from harness import machine_limits
 from registry.cases import Spec, grid
 
 import abkd_fast
+from abkd_fast.metrics import environment
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -69,10 +70,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     metafunc.parametrize(("spec", "providers", "turn", "provider"), turns)
 
 
+def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
+    return environment()
+
+
 def pytest_benchmark_update_json(
     config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
 ) -> None:
+    """The machine's limits are measured in the same run, but for a side of --base."""
     output_json["record"] = config.stash["record"] | {
-        "machine": machine_limits(),
+        "machine": None if config.getoption("--tree") else machine_limits(),
         "threads": torch.get_num_threads(),
     }

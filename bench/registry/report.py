@@ -38,11 +38,12 @@ def fold(raw: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def timed(turns: list[list[float]], row: Row, machine: dict[str, Any]) -> Row:
+def timed(turns: list[list[float]], row: Row, machine: dict[str, Any] | None) -> Row:
     """Quantiles of all samples, and what the median reaches of a copy that touches as much."""
     found = quantiles(list(chain.from_iterable(turns)))
     rate = 1e3 * row["gb"] / found["p50"]
-    return found | {"gb_s": rate, "of_copy": rate / copy_rate(machine, row["touched_mb"])}
+    share = {"of_copy": rate / copy_rate(machine, row["touched_mb"])} if machine else {}
+    return found | {"gb_s": rate} | share
 
 
 def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def show(report: dict[str, Any], console: Console) -> None:
         times = [f"{row[key]:.3g}" for key in ("p20", "p50", "p80")]
         ratio = f"{row['p50'] / mine[row['spec']]:.2f}" if row["spec"] in mine else ""
         cells = [row["provider"], *times, str(row["n"]), ratio]
-        cells += [f"{row['gb_s']:.3g}", f"{row['of_copy']:.0%}"]
+        cells += [f"{row['gb_s']:.3g}", f"{row['of_copy']:.0%}" if "of_copy" in row else ""]
         cells += [f"{row['memory']['above_data_mb']:.0f}"] if memory else []
         table.add_row("" if last == row["spec"] else row["spec"], *cells)
         last = row["spec"]
