@@ -91,7 +91,7 @@ def memory_of(spec: str, provider: str) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    console = Console()
+    console = Console(width=max(132, Console().width))  # a log has no width of its own
     if options.memory_of:
         memory_of(*options.memory_of)
         return 0

@@ -87,4 +87,5 @@ def show(report: dict[str, Any], console: Console) -> None:
         last = row["spec"]
     console.print(table)
     for gone in report["left_out"]:
-        console.print(f"not timed: {gone['spec']}, {gone['provider']}: {gone['why']}", style="red")
+        line = f"not timed: {gone['spec']}, {gone['provider']}: {gone['why']}"
+        console.print(line, style="red", soft_wrap=True)
