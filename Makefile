@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup demo test test-slow sanitize fuzz bench study-small gpu-check lint format clean
+.PHONY: setup demo test test-slow sanitize fuzz bench bench-peers bench-all study-small gpu-check lint format clean
 
 setup: $(READY)
 
@@ -38,7 +38,19 @@ sanitize: $(READY)
 fuzz: $(READY)
 	$(BIN)/python tests/fuzz_csr.py
 
+# Every op against what is installed, a few minutes; bench-peers builds torch-scatter and
+# torch-sparse first; bench-all renews bench/results and the docs.
 bench: $(READY)
+	$(BIN)/abkd-fast bench --quick --out runs/bench.json
+
+$(VENV)/peers: $(READY)
+	$(BIN)/pip install -q -c constraints.txt --no-build-isolation -e '.[peers]'
+	touch $@
+
+bench-peers: $(VENV)/peers
+	$(BIN)/abkd-fast bench --quick --out runs/bench.json
+
+bench-all: $(READY)
 	$(BIN)/python bench/bench_spmm.py
 	$(BIN)/python bench/bench_segment.py
 	$(BIN)/python bench/bench_dropout.py

@@ -28,6 +28,7 @@ commands
   study          run a whole comparison from a file: docs/study/README.md
   profile        latency of students beside their teacher; writes --out/latency.html
   export         a student as a program for serving: torch.export, ONNX
+  bench          time every op against its peers, or two versions of ours (in a checkout)
   datasets       list the data sets and where they are looked for
   doctor         show versions and which back end serves each op, and why
 
@@ -76,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "study": _study,
         "profile": _profile,
         "export": _export,
+        "bench": _bench,
         "datasets": _datasets,
         "doctor": _doctor,
     }
@@ -175,6 +177,17 @@ def _export(argv: list[str]) -> None:
     from abkd_fast.export.command import ExportOptions, run_export
 
     run_export(tyro.cli(ExportOptions, prog="abkd-fast export", args=argv))
+
+
+def _bench(argv: list[str]) -> None:
+    import subprocess
+
+    from abkd_fast._checkout import find_checkout
+
+    root = find_checkout(Path.cwd(), Path(__file__).resolve().parent)
+    path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))
+    command = [sys.executable, str(root / "bench" / "bench.py"), *argv]
+    sys.exit(subprocess.run(command, env=os.environ | {"PYTHONPATH": path}).returncode)
 
 
 def _leading(argv: list[str]) -> tuple[list[Path], list[str]]:

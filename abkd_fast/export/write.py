@@ -21,7 +21,7 @@ from abkd_fast.export.standard import decompose
 from abkd_fast.inductive import predict
 
 FORMATS = {"torch-export": ".pt2", "onnx": ".onnx"}
-_NEAR = {"rtol": 1e-4, "atol": 1e-5}  # of scores, where weights are as trained
+_RTOL, _ATOL = 1e-4, 1e-5  # of scores, where weights are as trained
 
 
 def export_student(
@@ -60,11 +60,10 @@ def export_student(
     """
     check_choice("format", format, tuple(FORMATS))
     path = Path(path)
-    options = {"weights": weights, "bake_graph": bake_graph, "first_hop": first_hop}
     if format == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             needed(module)
-    program = Program(model, data, **options)
+    program = Program(model, data, weights=weights, bake_graph=bake_graph, first_hop=first_hop)
     signature = program.signature
     path.parent.mkdir(parents=True, exist_ok=True)
     with torch.no_grad(), warnings.catch_warnings():
@@ -83,7 +82,7 @@ def export_student(
     about |= _compare(data, expected, scores)
     about_path(path).write_text(json.dumps(about, indent=1) + "\n")
     exported.about = about
-    if weights is None and not torch.allclose(scores, expected, **_NEAR):
+    if weights is None and not torch.allclose(scores, expected, _RTOL, _ATOL):
         raise ValueError(
             f"scores of the program must be the model's, got a difference of "
             f"{about['max_difference']:.3g} in {path}"

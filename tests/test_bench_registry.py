@@ -1,0 +1,164 @@
+"""The registry of benchmarks: wrong providers are refused, slower versions are found."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from abkd_fast._checkout import find_checkout
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+from registry.compare import compare, read  # noqa: E402
+
+WRONG_PROVIDER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import bench
+from registry.cases import OPS
+
+entry = OPS["linear+gradient"]
+
+def with_wrong(*arguments):
+    case = entry.make(*arguments)
+    right = case.sides["F.linear"]
+
+    def make():
+        step = right()
+        return lambda: [1.01 * part for part in step()]
+
+    case.sides["one percent off"] = make
+    return case
+
+OPS["linear+gradient"] = type(entry)(with_wrong, *list(vars(entry).values())[1:])
+flags = ["--quick", "--graphs", "tiny", "--turns", "1", "--only", "linear*", "--out", "report.json"]
+sys.exit(bench.main([*flags, "--providers", "F.linear", "one*"]))
+"""
+
+
+def environment(tree=ROOT):
+    """Of a process that is no worker of this run: pytest-benchmark times nothing in one."""
+    rest = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    path = [str(tree), rest.get("PYTHONPATH")]
+    return rest | {"PYTHONPATH": os.pathsep.join(filter(None, path)), "COLUMNS": "200"}
+
+
+def report(**medians):
+    """A synthetic report: 20 samples within 5 percent of each median."""
+    rows = []
+    for name, ms in medians.items():
+        provider, spec = ("torch CSR", "spmm") if name == "peer" else ("abkd_fast", name)
+        quantiles = {"p20": 0.97 * ms, "p50": ms, "p80": 1.03 * ms, "n": 20}
+        rows.append({"spec": f"{spec}/pubmed/64/float32", "provider": provider} | quantiles)
+    return {"rows": rows, "left_out": []}
+
+
+def compared(before, after, threshold=1.2):
+    console = Console(file=io.StringIO(), width=160)
+    return compare(before, after, threshold, console), console.file.getvalue()
+
+
+def test_wrong_provider_is_reported_and_not_timed(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    command = [sys.executable, "-c", WRONG_PROVIDER, str(ROOT / "bench")]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert {row["provider"] for row in found["rows"]} == {"abkd_fast", "F.linear"}
+    assert [gone["provider"] for gone in found["left_out"]] == ["one percent off"]
+    assert "one percent off: wrong by 0.01" in done.stdout
+    assert all(row["p50"] > 0 and row["of_copy"] > 0 for row in found["rows"])
+
+
+def test_slower_row_is_named_and_gives_exit_code_1():
+    code, text = compared(report(spmm=1.0, conv=2.0), report(spmm=1.5, conv=2.0))
+    assert code == 1
+    assert "slower: spmm/pubmed/64/float32: 1 -> 1.5 ms, 1.50 times" in text
+    assert "slower: conv" not in text and "1 of 2 rows slower" in text
+
+
+@pytest.mark.parametrize("ms", [1.19, 1.0, 0.5])
+def test_within_the_threshold_or_faster_is_no_regression(ms):
+    code, text = compared(report(spmm=1.0), report(spmm=ms))
+    assert code == 0 and "no row slower" in text
+    assert ("faster" in text) == (ms == 0.5)
+
+
+def test_overlapping_samples_are_noise():
+    before, after = report(spmm=1.0), report(spmm=1.5)
+    before["rows"][0]["p80"] = 1.6
+    assert compared(before, after)[0] == 0
+
+
+def test_peers_are_a_control_and_no_regression():
+    code, text = compared(report(spmm=1.0, peer=1.0), report(spmm=1.0, peer=2.0))
+    assert code == 0 and "peers: 2.00 times" in text
+
+
+def test_rows_of_one_report_are_named():
+    code, text = compared(report(spmm=1.0, conv=1.0), report(spmm=1.0, linear=1.0))
+    assert code == 0
+    assert "only before: conv/pubmed" in text and "only after: linear/pubmed" in text
+
+
+def test_nothing_in_common_is_an_error():
+    code, text = compared(report(conv=1.0), report(linear=1.0))
+    assert code == 1 and "nothing to compare" in text
+
+
+def test_another_json_is_refused(tmp_path):
+    (tmp_path / "spmm.json").write_text('{"rows": [{"width": 4}]}')
+    with pytest.raises(ValueError, match="must be a report of `abkd-fast bench --out`"):
+        read(tmp_path / "spmm.json")
+
+
+def test_command_needs_a_checkout(tmp_path):
+    with pytest.raises(OSError, match="bench must run in a checkout of abkd_fast"):
+        find_checkout(tmp_path)
+    assert find_checkout(tmp_path, ROOT / "abkd_fast" / "ops") == ROOT
+
+
+def test_command_compares_and_hands_on_the_exit_code(tmp_path):
+    for name, ms in (("a.json", 1.0), ("b.json", 2.0)):
+        (tmp_path / name).write_text(json.dumps(report(spmm=ms)))
+    command = [sys.executable, "-m", "abkd_fast", "bench", "--compare", "a.json", "b.json"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=tmp_path, env=environment(), check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert "slower: spmm/pubmed/64/float32: 1 -> 2 ms, 2.00 times" in done.stdout
+
+
+@pytest.mark.slow
+def test_base_catches_a_slowed_op(tmp_path):
+    """A second pass in ops/spmm.py of a clone's working tree; real processes, real times."""
+    pytest.importorskip("pytest_benchmark")
+    clone = tmp_path / "clone"
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True)
+    shutil.copytree(ROOT / "bench", clone / "bench", dirs_exist_ok=True)
+    for file in (ROOT / "abkd_fast").glob("_C*.so"):
+        shutil.copy2(file, clone / "abkd_fast")
+    (clone / "abkd_fast" / "kernels").symlink_to("../kernels")
+    op = clone / "abkd_fast/ops/spmm.py"
+    forward = '        return torch.ops.abkd_fast.spmm(rowptr, col, value, x, reduce == "mean")\n'
+    source = op.read_text()
+    assert source.count(forward) == 1
+    second = forward.replace("return ", "")
+    op.write_text(source.replace(forward, second + forward))
+    flags = ["--base", "HEAD", "--only", "spmm/*/64/float32", "linear*", "--turns", "3"]
+    command = [sys.executable, "-m", "abkd_fast", "bench", *flags]
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=clone, env=environment(clone), check=False
+    )
+    slower = [line for line in done.stdout.splitlines() if line.startswith("slower: ")]
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert len(slower) == 1 and slower[0].startswith("slower: spmm/pubmed")
+    assert not list((clone / ".git").glob("worktrees/*"))
