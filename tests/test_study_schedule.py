@@ -32,7 +32,7 @@ def test_order_is_teacher_trials_recipes_runs(tmp_path):
     for method in ("none", "KD", "ABKD", "KD + ABKD"):
         mine = [cell for cell in asked if cell.method == method]
         trials = {(cell.number, cell.seed) for cell in mine if cell.kind == "trial"}
-        assert trials == {(0, 0), (0, 1), (1, 0), (1, 1)}
+        assert trials == {(0, 1000), (0, 1001), (1, 1000), (1, 1001)}
         assert [cell.seed for cell in mine if cell.kind == "final"] == [0, 1, 2]
     (joined,) = [cell for cell in asked if cell.method == "KD + ABKD"][:1]
     assert joined.settings["objective"] == "kd+abkd" and "kd.temperature" in joined.settings
