@@ -58,13 +58,25 @@ def _cdf(models: Models) -> Figure:
                 name = model["name"] if form == "server" else f"{model['name']}, {form}"
                 color = COLORS[place % len(COLORS)]
                 axes.step(times, share, where="post", color=color, linestyle=dash, label=name)
-        axes.set_xscale("log")
+        _log_scale(axes)
         axes.set_title(kind, loc="left")
         axes.set_xlabel("ms (log scale)")
         axes.grid(alpha=0.25, linewidth=0.6)
         _legend(axes)
     panels[0].set_ylabel("share of calls")
     return figure
+
+
+def _log_scale(axes: Axes) -> None:
+    """Milliseconds on a log scale, with plain numbers that have room beside each other."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    wide = high > 5 * low
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _layers(models: Models) -> Figure:
@@ -92,8 +104,8 @@ def _pareto(models: Models) -> Figure:
     for model, (ms, score), color in zip(models, points, _colors(len(models)), strict=True):
         marker = "s" if model["role"] == "teacher" else "o"
         axes.scatter([ms], [score], s=60, marker=marker, color=color, label=model["name"], zorder=2)
-    axes.set_xscale("log")
     axes.margins(0.15)
+    _log_scale(axes)
     axes.set_xlabel("p50 of a full-graph pass, fastest form (ms, log scale)")
     axes.set_ylabel(f"test {METRICS[models[0]['metric']]} (%)")
     axes.grid(alpha=0.25, linewidth=0.6)
