@@ -124,6 +124,13 @@ SCHEMAS = {
         "(Tensor rowptr, Tensor col, Tensor nodes, int[] num_neighbors, bool replace, Tensor seed,"
         " int step) -> (Tensor n_id, Tensor local_rowptr, Tensor local_col, Tensor e_id)"
     ),
+    "neighborhood": (
+        "(Tensor rowptr, Tensor col, Tensor? value, Tensor nodes, int num_hops, Tensor positions)"
+        " -> (Tensor n_id, Tensor sizes, Tensor local_rowptr, Tensor local_col, Tensor local_value)"
+    ),
+    "select_rows": (
+        "(Tensor rowptr, Tensor col, Tensor? value, Tensor rows) -> (Tensor, Tensor, Tensor)"
+    ),
     "segment_csr": "(Tensor src, Tensor indptr, bool mean) -> Tensor",
     "segment_csr_extremum": (
         "(Tensor src, Tensor indptr, bool maximum, bool winners) -> (Tensor out, Tensor arg)"
@@ -152,6 +159,8 @@ BY_TORCH = {
     "layer_pair_products": "float64 products without nodes, by cuBLAS",
     "layer_pair_moment_maps": "float64 products without nodes, by cuBLAS",
     "sample_neighbors": "batches are drawn on the host, beside training; elsewhere by definition",
+    "neighborhood": "queries of single nodes are answered on the host; elsewhere by definition",
+    "select_rows": "rows of sparse features are copied on the host; elsewhere by definition",
 }
 
 _library = torch.library.Library("abkd_fast", "FRAGMENT")

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from abkd_fast._checks import accumulation_dtype
+from abkd_fast._checks import accumulation_dtype, check_tensor
 
 _INT32_MAX = 2**31 - 1
 _Method = TypeVar("_Method", bound=Callable[..., Any])
@@ -245,4 +245,17 @@ def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:
     if low < 0 or high >= size:
         raise ValueError(
             f"{name} must lie in [0, {size_name}={size}), got values from {low} to {high}"
+        )
+
+
+def check_nodes(graph: CSRParts, nodes: Tensor) -> None:
+    """Raise ValueError unless ``nodes`` are distinct nodes of a square ``graph``."""
+    if graph.num_dst != graph.num_src:
+        raise ValueError(f"graph must be square, got {graph.shape}")
+    check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=graph.device)
+    check_range("nodes", nodes, graph.num_dst, "num_nodes")
+    if (different := nodes.unique().numel()) != nodes.numel():
+        raise ValueError(
+            f"nodes must be distinct, got {nodes.numel()} nodes of which {different} differ; "
+            "use nodes.unique()"
         )

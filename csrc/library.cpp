@@ -103,6 +103,13 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       "sample_neighbors(Tensor rowptr, Tensor col, Tensor nodes, int[] num_neighbors, bool replace,"
       " Tensor seed, int step) -> (Tensor n_id, Tensor local_rowptr, Tensor local_col, Tensor "
       "e_id)");
+  m.def(
+      "neighborhood(Tensor rowptr, Tensor col, Tensor? value, Tensor nodes, int num_hops,"
+      " Tensor positions) -> (Tensor n_id, Tensor sizes, Tensor local_rowptr, Tensor local_col,"
+      " Tensor local_value)");
+  m.def(
+      "select_rows(Tensor rowptr, Tensor col, Tensor? value, Tensor rows) -> (Tensor, Tensor,"
+      " Tensor)");
   m.def("segment_csr(Tensor src, Tensor indptr, bool mean) -> Tensor");
   m.def(
       "segment_csr_extremum(Tensor src, Tensor indptr, bool maximum, bool winners)"

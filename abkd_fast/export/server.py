@@ -8,7 +8,7 @@ from torch import Tensor
 from abkd_fast._checks import check_tensor
 from abkd_fast.data import GraphData
 from abkd_fast.export.files import Exported
-from abkd_fast.latency.server import feature_rows
+from abkd_fast.latency.server import PerThread, feature_rows
 
 
 class ExportedServer:
@@ -33,7 +33,7 @@ class ExportedServer:
             raise ValueError("exported must take the graph as input, got a program with it inside")
         self._exported, self.hops = exported, signature.hops
         self._features, self._graph = signature.features(data), signature.graph(data)
-        self._seed = torch.zeros((), dtype=torch.int64)
+        self._unvisited = None if self._graph is None else PerThread(self._graph)
         self.num_nodes = data.num_nodes
 
     @torch.no_grad()
@@ -44,13 +44,13 @@ class ExportedServer:
             ValueError: nodes are no int64 vector.
             RuntimeError: nodes are repeated or unknown.
         """
-        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=self._seed.device)
-        if self._graph is None:
+        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=torch.device("cpu"))
+        if self._graph is None or self._unvisited is None:
             return self._exported(*feature_rows(self._features, nodes))
         graph = self._graph
-        n_id, rowptr, col, e_id = torch.ops.abkd_fast.sample_neighbors(
-            graph.rowptr, graph.col, nodes, [-1] * self.hops, False, self._seed, 0
+        n_id, _, rowptr, col, value = torch.ops.abkd_fast.neighborhood(
+            graph.rowptr, graph.col, graph.value, nodes, self.hops, self._unvisited.tensor()
         )
-        value = () if graph.value is None else (graph.value.index_select(0, e_id),)
+        weights = () if graph.value is None else (value,)
         features = feature_rows(self._features, n_id)
-        return self._exported(*features, rowptr, col, *value)[: nodes.numel()]
+        return self._exported(*features, rowptr, col, *weights)[: nodes.numel()]

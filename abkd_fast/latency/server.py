@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,9 +17,8 @@ from abkd_fast.latency.flat import NotTrimmable, flatten, trim
 from abkd_fast.nn import GCNII, GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv
 from abkd_fast.nn._attention import with_self_loops
 from abkd_fast.nn.sage_conv import _mean
+from abkd_fast.ops.neighborhood import unvisited
 
-_MANY = 256  # rows from which scipy's gather, in C++, makes up for its checks
-_SCIPY = (torch.float32, torch.float64)  # dtypes that it has
 CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
 
 
@@ -72,10 +71,7 @@ class NodeServer:
             )
         assert features is not None
         self._features, self._first_hop = features, first_hop
-        self._matrix = None
-        if isinstance(features, CSRGraph) and features._values_or_ones().dtype in _SCIPY:
-            self._matrix = features.to_scipy()
-        self._seed = torch.zeros((), dtype=torch.int64)
+        self._unvisited = PerThread(self._operator)
         self.form, self.why = "model", "flat=False"
         self._line: Callable[..., Tensor] = self._run_model
         if flat:
@@ -96,34 +92,25 @@ class NodeServer:
 
         Rows of the last hop are empty: nothing reads them.
         """
-        n_id, rowptr, col, e_id = self._sample(nodes)
-        value = None if self._operator.value is None else self._operator.value[e_id]
-        return n_id, CSRGraph(Structure(rowptr, col, n_id.numel()), value)
+        n_id, sizes, rowptr, col, value = self._search(nodes)
+        weights = None if self._operator.value is None else value
+        return n_id, CSRGraph(Structure(rowptr, col, n_id.numel()), weights)
 
-    def _sample(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=self._seed.device)
-        graph, hops = self._operator, [-1] * self.hops
-        return torch.ops.abkd_fast.sample_neighbors(
-            graph.rowptr, graph.col, nodes, hops, False, self._seed, 0
+    def _search(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=self._operator.device)
+        graph = self._operator
+        return torch.ops.abkd_fast.neighborhood(
+            graph.rowptr, graph.col, graph.value, nodes, self.hops, self._unvisited.tensor()
         )
 
     def _inputs(self, nodes: Tensor) -> tuple[Any, ...]:
         """(features ..., rowptr ..., col, value or none, n_0, ..., n_hops)."""
-        n_id, rowptr, col, e_id = self._sample(nodes)
-        sizes = _hop_sizes(rowptr, col, nodes.numel(), self.hops)
+        n_id, found, rowptr, col, value = self._search(nodes)
+        sizes = found.tolist()
         trimmed = self.form == "flat"
         pointers = [rowptr[: size + 1] for size in sizes[:-1]] if trimmed else [rowptr]
-        x = self._features
-        if isinstance(x, Tensor):
-            features = feature_rows(x, n_id)
-        elif self._matrix is not None and n_id.numel() >= _MANY:
-            rows = self._matrix[n_id.numpy()]
-            features = [torch.from_numpy(part) for part in (rows.indptr, rows.indices, rows.data)]
-        else:
-            features = feature_rows(x, n_id)
-        value = self._operator.value
-        values = [] if value is None else [value.index_select(0, e_id)]
-        return (*features, *pointers, col, *values, *sizes)
+        values = [] if self._operator.value is None else [value]
+        return (*feature_rows(self._features, n_id), *pointers, col, *values, *sizes)
 
     def _call(self, *tensors: Tensor) -> Tensor:
         """The model on (features ..., rowptr, col, value or none); rows of all nodes."""
@@ -223,32 +210,20 @@ def _reads(conv: nn.Module, dtype: torch.dtype) -> str:
     return "self_loops" if conv.add_self_loops else ""
 
 
-def feature_rows(x: Tensor | CSRGraph, nodes: Tensor) -> list[Tensor]:
-    """Rows ``nodes`` of x, dense or as (rowptr, col, value).
-
-    The latter by numpy, whose calls cost a third of torch's.
-    """
+def feature_rows(x: Tensor | CSRGraph, nodes: Tensor) -> tuple[Tensor, ...]:
+    """Rows ``nodes`` of x, dense or as (rowptr, col, value)."""
     if isinstance(x, Tensor):
-        return [x.index_select(0, nodes)]
-    pointers, chosen = x.rowptr.numpy(), nodes.numpy()
-    start = pointers[chosen]
-    degree = pointers[chosen + 1] - start
-    rowptr = np.zeros(len(chosen) + 1, pointers.dtype)
-    np.cumsum(degree, out=rowptr[1:])
-    edges = np.repeat(start - rowptr[:-1], degree)
-    edges += np.arange(len(edges), dtype=edges.dtype)
-    index = torch.from_numpy(edges)
+        return (x.index_select(0, nodes),)
     assert x.value is not None
-    return [torch.from_numpy(rowptr), x.col.index_select(0, index), x.value.index_select(0, index)]
+    return torch.ops.abkd_fast.select_rows(x.rowptr, x.col, x.value, nodes)
 
 
-def _hop_sizes(rowptr: Tensor, col: Tensor, count: int, hops: int) -> list[int]:
-    """n_0, ..., n_hops: nodes are numbered as they are found, so the largest column tells."""
-    pointers, columns = rowptr.numpy(), col.numpy()
-    sizes, begin = [count], 0
-    for _ in range(hops):
-        end = pointers[sizes[-1]]
-        largest = int(np.max(columns[begin:end], initial=-1))
-        sizes.append(max(sizes[-1], largest + 1))
-        begin = end
-    return sizes
+class PerThread(threading.local):
+    """What a search works in: one tensor for each thread that asks."""
+
+    def __init__(self, graph: CSRGraph) -> None:
+        self._tensor = unvisited(graph)
+
+    def tensor(self) -> Tensor:
+        """It, all -1."""
+        return self._tensor

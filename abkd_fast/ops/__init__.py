@@ -11,11 +11,14 @@ from abkd_fast.ops.layer_pair import teacher_moments as teacher_moments
 from abkd_fast.ops.linear import linear as linear
 from abkd_fast.ops.neighbor_kl import neighbor_kl as neighbor_kl
 from abkd_fast.ops.neighbor_kl import neighbor_log_softmax as neighbor_log_softmax
+from abkd_fast.ops.neighborhood import Neighborhood as Neighborhood
+from abkd_fast.ops.neighborhood import neighborhood as neighborhood
 from abkd_fast.ops.pair_infonce import pair_infonce as pair_infonce
 from abkd_fast.ops.relational import relational as relational
 from abkd_fast.ops.sample_neighbors import NeighborSample as NeighborSample
 from abkd_fast.ops.sample_neighbors import sample_neighbors as sample_neighbors
 from abkd_fast.ops.segment_csr import segment_csr as segment_csr
+from abkd_fast.ops.select_rows import select_rows as select_rows
 from abkd_fast.ops.spmm import spmm as spmm
 
 OPS = (
@@ -32,4 +35,6 @@ OPS = (
     "neighbor_kl",
     "sample_neighbors",
     "pair_infonce",
+    "neighborhood",
+    "select_rows",
 )

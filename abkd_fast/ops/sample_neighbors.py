@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from abkd_fast._backend import register
-from abkd_fast._checks import check_tensor
-from abkd_fast._csr import Structure, check_range
+from abkd_fast._csr import Structure, check_nodes
 from abkd_fast.graph import CSRGraph
 from abkd_fast.ops.dropout import check_dropout, seed_tensor
 from abkd_fast.reference.sample_neighbors import op_sample_neighbors
@@ -62,15 +61,7 @@ def sample_neighbors(
     Raises:
         ValueError: repeated or unknown nodes, a limit below -1, a graph that is not square.
     """
-    if graph.num_dst != graph.num_src:
-        raise ValueError(f"graph must be square, got {graph.shape}")
-    check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=graph.device)
-    check_range("nodes", nodes, graph.num_dst, "num_nodes")
-    if nodes.unique().numel() != nodes.numel():
-        raise ValueError(
-            f"nodes must be distinct, got {nodes.numel()} nodes of which "
-            f"{nodes.unique().numel()} differ; use nodes.unique()"
-        )
+    check_nodes(graph, nodes)
     for hop, limit in enumerate(num_neighbors):
         if limit < -1:
             raise ValueError(f"num_neighbors[{hop}] must be -1 (all) or more, got {limit}")
