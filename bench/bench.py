@@ -8,6 +8,7 @@ python bench/bench.py --base GIT_REF [--only 'spmm*']
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import sys
 import tempfile
@@ -79,14 +80,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def memory_of(spec: str, provider: str) -> None:
+    """Print the peak of two steps as JSON; one before them loads libraries and compiles."""
     from gpu_compare import within
     from harness import peak_above_data
     from registry.cases import Spec
 
+    import abkd_fast
+
     name, graph, width, dtype = spec.split("/")
     make = Spec(name, graph, int(width), dtype).make().sides[provider]
     with within(provider):
-        print(json.dumps(peak_above_data(make())))
+        step = make()
+        step()
+        abkd_fast.empty_cache()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed must not serve the steps
+        print(json.dumps(peak_above_data(step)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -50,6 +50,7 @@ PEERS = {
     "best": best.layer_pair,
     "eager": eager.layer_pair,
     "eager indexed": eager.layer_pair_indexed,
+    "best compiled": torch.compile(best.layer_pair, dynamic=False),
 }
 SIDES = (*OURS, *PEERS)
 Step = Callable[[], dict[str, Tensor]]  # loss, D, gradients
@@ -99,7 +100,7 @@ def make_step(side: str, config: str) -> Step:
     """The side's loss and backward on the teacher as it likes to keep it."""
     layers, case = make_layers(config), make_case(config)
     if side in PEERS:
-        teacher = best.prepare(layers) if side == "best" else eager.prepare(layers)
+        teacher = best.prepare(layers) if side.startswith("best") else eager.prepare(layers)
         layers = []
 
         def run() -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -69,6 +70,11 @@ def ours(device: str, make: Maker) -> dict[str, Maker]:
     """What is served by default, and each back end by name."""
     names = BACKENDS if device == "cuda" else ("reference",)
     return {"abkd_fast": make} | {f"abkd_fast {name}": make for name in names}
+
+
+def installed(package: str, name: str, maker: Maker) -> dict[str, Maker]:
+    """A peer, where its package is there."""
+    return {name: maker} if importlib.util.find_spec(package) is not None else {}
 
 
 def within(side: str) -> AbstractContextManager[None]:
