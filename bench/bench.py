@@ -40,6 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=5, help="of every provider")
     parser.add_argument("--memory", action="store_true", help="peak of a fresh process a row")
     parser.add_argument("--out", type=Path, help="write the report with all samples")
+    parser.add_argument("--no-samples", action="store_true", help="quantiles alone, to commit")
     parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -72,6 +73,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.memory:
         report.add_memory(found["rows"], HERE)
     report.show(found, console)
+    if options.no_samples:
+        for row in found["rows"]:
+            del row["turns_ms"]
     if options.out:
         write_json(options.out, **found)
         console.print(f"report: {options.out}")

@@ -17,7 +17,7 @@ import ctypes
 import json
 import statistics
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import costs
@@ -50,6 +50,11 @@ def all_pairs(one: Callable[[Tensor, Tensor], Tensor], u: Tensor, w: Tensor, a: 
     return torch.stack([torch.stack([one(x, y) for x in u]) for y in w]).mul(a).mean()
 
 
+@cache
+def compiled_eager() -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(eager, dynamic=False)
+
+
 class Sides:
     """Layers of random rows, the same for all sides, and one step of each."""
 
@@ -64,7 +69,7 @@ class Sides:
         self.losses: dict[str, Callable[[], Tensor]] = {"abkd_fast": self._ours}
         plain = {"eager": eager, "cross_entropy": cross_entropy}
         if layers == 1:
-            plain["compiled"] = torch.compile(eager, dynamic=False)
+            plain["compiled"] = lambda u, w: compiled_eager()(u, w)
         for side, one in plain.items():
             self.losses[side] = partial(all_pairs, one, *self.inputs, self.attention)
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -84,7 +85,9 @@ def within(side: str) -> AbstractContextManager[None]:
 
 
 def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    return torch.compile(function, backend=COMPILERS[device])
+    """torch.compile of it, at the first call: what only lists the sides need not load it."""
+    made = cache(lambda: torch.compile(function, backend=COMPILERS[device]))
+    return lambda *arguments: made()(*arguments)
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor, dout: Tensor) -> Step:

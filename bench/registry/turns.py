@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,11 +22,22 @@ def calls_of_a_turn(steps: dict[str, Step]) -> dict[str, int]:
     calls = {}
     for side, step in steps.items():
         with within(side):
-            begin = time.perf_counter()
-            step()
-        once = 1e3 * (time.perf_counter() - begin)
+            once = fastest_of_three(step)
         calls[side] = max(1, min(MOST_CALLS, round(TURN_MS / max(once, 1e-3))))
     return calls
+
+
+def fastest_of_three(step: Step) -> float:
+    """Milliseconds of a call that no other process held up; one call where it fills a turn."""
+    least, begin = math.inf, time.perf_counter()
+    for _ in range(3):
+        before = time.perf_counter()
+        step()
+        last = time.perf_counter()
+        least = min(least, 1e3 * (last - before))
+        if 1e3 * (last - begin) > TURN_MS:
+            break
+    return least
 
 
 def prepare(spec: Spec, providers: Sequence[str], record: dict[str, Any]) -> Prepared:
