@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/ready
 SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: setup demo test test-slow sanitize fuzz bench bench-peers bench-all study-small gpu-check lint format clean
+.PHONY: setup demo test test-slow sanitize fuzz bench bench-peers bench-registry bench-targets bench-all study-small gpu-check lint format clean
 
 setup: $(READY)
 
@@ -49,6 +49,22 @@ $(VENV)/peers: $(READY)
 
 bench-peers: $(VENV)/peers
 	$(BIN)/abkd-fast bench --quick --out runs/bench.json
+
+# Every op, graph, width and type against every peer: the JSON and the figure that are committed.
+bench-registry: $(VENV)/peers
+	$(BIN)/abkd-fast bench --memory --no-samples --out bench/results/registry-cpu.json
+	$(BIN)/python bench/write_docs.py
+
+# What the table of targets in docs/benchmarks.md is written from.
+bench-targets: $(VENV)/peers
+	$(BIN)/python bench/bench_layer_pair.py
+	$(BIN)/python bench/bench_step.py
+	$(BIN)/python bench/bench_conv.py
+	$(BIN)/python bench/bench_spmm.py
+	$(BIN)/python bench/bench_latency.py
+	$(BIN)/python bench/bench_growth.py
+	$(BIN)/python bench/write_docs.py
+	$(BIN)/python bench/targets.py
 
 bench-all: $(READY)
 	$(BIN)/python bench/bench_spmm.py

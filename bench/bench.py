@@ -8,6 +8,7 @@ python bench/bench.py --base GIT_REF [--only 'spmm*']
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--turns", type=int, default=5, help="of every provider")
     parser.add_argument("--memory", action="store_true", help="peak of a fresh process a row")
     parser.add_argument("--out", type=Path, help="write the report with all samples")
+    parser.add_argument("--no-samples", action="store_true", help="quantiles alone, to commit")
     parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
@@ -71,6 +73,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
     if options.memory:
         report.add_memory(found["rows"], HERE)
     report.show(found, console)
+    if options.no_samples:
+        for row in found["rows"]:
+            del row["turns_ms"]
     if options.out:
         write_json(options.out, **found)
         console.print(f"report: {options.out}")
@@ -79,14 +84,21 @@ def run(options: argparse.Namespace, console: Console) -> int:
 
 
 def memory_of(spec: str, provider: str) -> None:
+    """Print the peak of two steps as JSON; one before them loads libraries and compiles."""
     from gpu_compare import within
     from harness import peak_above_data
     from registry.cases import Spec
 
+    import abkd_fast
+
     name, graph, width, dtype = spec.split("/")
     make = Spec(name, graph, int(width), dtype).make().sides[provider]
     with within(provider):
-        print(json.dumps(peak_above_data(make())))
+        step = make()
+        step()
+        abkd_fast.empty_cache()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed must not serve the steps
+        print(json.dumps(peak_above_data(step)))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -4,11 +4,13 @@
 
 One GCNII layer with ReLU and dropout on its input, forward and backward to x, x_0 and the weight.
 `separate` is abkd_fast's spmm with torch's dropout, lerp, addmm and relu; `pyg` is GCN2Conv on
-torch's sparse CSR. Sides take turns; values are compared without dropout, whose masks differ.
+torch's sparse CSR, `pyg torch_sparse` on a SparseTensor, where that is installed. Sides take turns;
+values are compared without dropout, whose masks differ.
 """
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from functools import partial
 
@@ -32,7 +34,7 @@ Layer = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 
 def sides(graph: CSRGraph, width: int) -> dict[str, Layer]:
     normalised = graph.gcn_norm()
-    adjacency = prepare(graph.to_edge_index()[0], graph.num_dst)
+    edge_index = graph.to_edge_index()[0]
     module = GCN2Conv(width, ALPHA, THETA, LAYER, normalize=False)
 
     def fused(x: Tensor, x_0: Tensor, weight: Tensor, p: float) -> Tensor:
@@ -43,11 +45,19 @@ def sides(graph: CSRGraph, width: int) -> dict[str, Layer]:
         mixed = torch.lerp(spmm(normalised, F.dropout(x, p)), x_0, ALPHA)
         return torch.addmm(mixed, mixed, weight, beta=1 - BETA, alpha=BETA).relu()
 
-    def pyg(x: Tensor, x_0: Tensor, weight: Tensor, p: float) -> Tensor:
-        arguments = (F.dropout(x, p), x_0, adjacency)
-        return torch.func.functional_call(module, {"weight1": weight}, arguments).relu()
+    def pyg(sparse: str) -> Layer:
+        adjacency = prepare(edge_index, graph.num_dst, sparse)
 
-    return {"abkd_fast": fused, "separate": separate, "pyg": pyg}
+        def layer(x: Tensor, x_0: Tensor, weight: Tensor, p: float) -> Tensor:
+            arguments = (F.dropout(x, p), x_0, adjacency)
+            return torch.func.functional_call(module, {"weight1": weight}, arguments).relu()
+
+        return layer
+
+    found = {"abkd_fast": fused, "separate": separate, "pyg": pyg("csr")}
+    if importlib.util.find_spec("torch_sparse") is not None:
+        found["pyg torch_sparse"] = pyg("torch_sparse")
+    return found
 
 
 def step(layer: Layer, leaves: tuple[Tensor, ...], dout: Tensor, p: float) -> list[Tensor]:

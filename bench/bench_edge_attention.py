@@ -51,7 +51,7 @@ def side_names(edges: int, kind: str, shape: str, peer_gb: float) -> list[str]:
 def adjacency(side: str, graph: CSRGraph) -> Any:
     """The graph with its self-loops, as a side likes it."""
     edge_index, _ = graph.to_edge_index()
-    if side == "pyg":
+    if side != "pyg adj_t":
         return edge_index
     from torch_sparse import SparseTensor
 
@@ -76,6 +76,8 @@ def make_step(side: str, kind: str, shape: str, graph: CSRGraph, p: float) -> St
     else:
         edges = adjacency(side, graph)
     inputs = [x, *layer.parameters()]
+    if side == "pyg compiled":
+        layer = torch.compile(layer)
 
     def step() -> list[Tensor]:
         out = layer(x, edges)

@@ -6,10 +6,10 @@ features that fit in the second-level cache come from there, so the rate may exc
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import costs
 import torch
@@ -21,6 +21,7 @@ from gpu_compare import (
     but_for_ties,
     compiled,
     gradient,
+    installed,
     measure,
     ours,
     relative,
@@ -44,12 +45,19 @@ def torch_csr(graph: CSRGraph) -> Tensor:
         return graph.to_torch()
 
 
-def torch_sparse(graph: CSRGraph, reduce: str) -> Side:
-    from torch_sparse import SparseTensor, matmul
+def sparse_tensor(graph: CSRGraph) -> Any:
+    """torch_sparse's, its caches filled."""
+    from torch_sparse import SparseTensor
 
     rowptr, col, size = graph.rowptr.long(), graph.col.long(), (graph.num_dst, graph.num_src)
     matrix = SparseTensor(rowptr=rowptr, col=col, value=graph.value, sparse_sizes=size)
-    matrix = matrix.fill_cache_()
+    return matrix.fill_cache_()
+
+
+def torch_sparse(graph: CSRGraph, reduce: str) -> Side:
+    from torch_sparse import matmul
+
+    matrix = sparse_tensor(graph)
     return lambda x: matmul(matrix, x, reduce)
 
 
@@ -143,12 +151,12 @@ def conv_case(graph: CSRGraph, label: str, width: int, device: str) -> Case:
     def fused(x: Tensor) -> Tensor:
         return conv(graph, x, weight, x_0=start, alpha=ALPHA, beta=BETA, act="relu")[0]
 
-    def pyg() -> Side:
+    def pyg(kind: str) -> Side:
         from torch_geometric.nn import GCN2Conv
 
         module = GCN2Conv(width, ALPHA, math.expm1(BETA), 1, normalize=False).to(device)
         module.weight1.data.copy_(weight)
-        matrix = torch_csr(graph)
+        matrix = torch_csr(graph) if kind == "csr" else sparse_tensor(graph)
         return lambda x: module(x, start, matrix).relu()
 
     def step(make: Callable[[], Side]) -> Maker:
@@ -169,11 +177,13 @@ def conv_case(graph: CSRGraph, label: str, width: int, device: str) -> Case:
 
     sides: dict[str, Maker] = ours(device, step(lambda: fused))
     sides["torch CSR"] = step(lambda: separate(torch_csr(graph).__matmul__))
-    sides |= installed("torch_geometric", "PyG", step(pyg))
+    sides |= installed("torch_geometric", "PyG", step(lambda: pyg("csr")))
+    sides |= installed("torch_sparse", "PyG torch_sparse", step(lambda: pyg("torch_sparse")))
     sides["torch.compile"] = step(lambda: compiled(separate(gather_scatter(graph)), device))
     dense = 4 * graph.num_dst * width
     messages = 4 * 4 * graph.num_edges * width
-    needs = {"torch CSR": 8 * dense, "PyG": 8 * dense, "torch.compile": messages}
+    needs = dict.fromkeys(("torch CSR", "PyG", "PyG torch_sparse"), 8 * dense)
+    needs["torch.compile"] = messages
     cost = costs.conv(graph.num_dst, graph.num_edges, width)
     return Case("conv", f"{label}, F={width}, forward+backward", torch.float32, cost, sides,
                 exact, needs=needs, facts=sizes(graph, width))  # fmt: skip
@@ -249,10 +259,6 @@ def segment_case(
                              reduce == "max", backward=True)  # fmt: skip
     return Case("segment_csr", f"{label}, {reduce}, F={width}, forward+backward", dtype, cost,
                 sides, exact, error, facts=sizes(graph, width))  # fmt: skip
-
-
-def installed(package: str, name: str, maker: Maker) -> dict[str, Maker]:
-    return {name: maker} if importlib.util.find_spec(package) is not None else {}
 
 
 def sizes(graph: CSRGraph, width: int) -> Row:

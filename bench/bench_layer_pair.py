@@ -18,6 +18,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,18 @@ CONFIGS = {  # nodes, teacher layers, width, student layers, width
 }
 R = 64
 OURS = ("abkd_fast", "abkd_fast bf16", "abkd_fast frozen")
+
+
+@cache
+def compiled_best() -> Callable[..., tuple[Tensor, Tensor]]:
+    return torch.compile(best.layer_pair, dynamic=False)
+
+
 PEERS = {
     "best": best.layer_pair,
     "eager": eager.layer_pair,
     "eager indexed": eager.layer_pair_indexed,
+    "best compiled": lambda *arguments: compiled_best()(*arguments),
 }
 SIDES = (*OURS, *PEERS)
 Step = Callable[[], dict[str, Tensor]]  # loss, D, gradients
@@ -99,7 +108,7 @@ def make_step(side: str, config: str) -> Step:
     """The side's loss and backward on the teacher as it likes to keep it."""
     layers, case = make_layers(config), make_case(config)
     if side in PEERS:
-        teacher = best.prepare(layers) if side == "best" else eager.prepare(layers)
+        teacher = best.prepare(layers) if side.startswith("best") else eager.prepare(layers)
         layers = []
 
         def run() -> tuple[Tensor, Tensor]:

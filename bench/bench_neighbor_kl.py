@@ -84,6 +84,9 @@ def make_step(side: str, graph: CSRGraph, width: int) -> Step:
             log_p = log_softmax(side, student, row, col)
             return (target.exp() * (target - log_p)).sum() / graph.num_dst
 
+        if side == "compiled":
+            loss = torch.compile(loss)
+
     def step() -> list[Tensor]:
         value = loss()
         return [value.detach(), *torch.autograd.grad(value, student)]

@@ -17,7 +17,7 @@ import ctypes
 import json
 import statistics
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import costs
@@ -50,19 +50,26 @@ def all_pairs(one: Callable[[Tensor, Tensor], Tensor], u: Tensor, w: Tensor, a: 
     return torch.stack([torch.stack([one(x, y) for x in u]) for y in w]).mul(a).mean()
 
 
+@cache
+def compiled_eager() -> Callable[[Tensor, Tensor], Tensor]:
+    return torch.compile(eager, dynamic=False)
+
+
 class Sides:
     """Layers of random rows, the same for all sides, and one step of each."""
 
-    def __init__(self, layers: int, width: int) -> None:
+    def __init__(
+        self, layers: int, width: int, rows: int = ROWS, dtype: torch.dtype = torch.float32
+    ) -> None:
         torch.manual_seed(0)
-        rows = [torch.randn(layers, ROWS, width) for _ in range(2)]
-        rows[1] += rows[0]  # as a student that has begun to learn
-        self.inputs = [F.normalize(x, dim=2).requires_grad_() for x in rows]
-        self.attention = torch.rand(layers, layers)
+        sides = [torch.randn(layers, rows, width) for _ in range(2)]
+        sides[1] += sides[0]  # as a student that has begun to learn
+        self.inputs = [F.normalize(x, dim=2).to(dtype).requires_grad_() for x in sides]
+        self.attention = torch.rand(layers, layers).to(dtype)
         self.losses: dict[str, Callable[[], Tensor]] = {"abkd_fast": self._ours}
         plain = {"eager": eager, "cross_entropy": cross_entropy}
         if layers == 1:
-            plain["compiled"] = torch.compile(eager, dynamic=False)
+            plain["compiled"] = lambda u, w: compiled_eager()(u, w)
         for side, one in plain.items():
             self.losses[side] = partial(all_pairs, one, *self.inputs, self.attention)
 

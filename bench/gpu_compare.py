@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -71,6 +73,11 @@ def ours(device: str, make: Maker) -> dict[str, Maker]:
     return {"abkd_fast": make} | {f"abkd_fast {name}": make for name in names}
 
 
+def installed(package: str, name: str, maker: Maker) -> dict[str, Maker]:
+    """A peer, where its package is there."""
+    return {name: maker} if importlib.util.find_spec(package) is not None else {}
+
+
 def within(side: str) -> AbstractContextManager[None]:
     """The back end that a side of ours names."""
     name = side.removeprefix("abkd_fast").strip() if side.startswith("abkd_fast") else ""
@@ -78,7 +85,9 @@ def within(side: str) -> AbstractContextManager[None]:
 
 
 def compiled(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    return torch.compile(function, backend=COMPILERS[device])
+    """torch.compile of it, at the first call: what only lists the sides need not load it."""
+    made = cache(lambda: torch.compile(function, backend=COMPILERS[device]))
+    return lambda *arguments: made()(*arguments)
 
 
 def gradient(function: Callable[[Tensor], Tensor], x: Tensor, dout: Tensor) -> Step:

@@ -14,6 +14,7 @@ from limits import points
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
+from ratio_plot import draw_ratios
 
 from abkd_fast.plots import COLORS, STYLE
 
@@ -177,6 +178,7 @@ FIGURES: dict[str, Callable[[dict[str, Report]], Figure]] = {
     "growth": draw_growth,
     "growth_ops": draw_growth_ops,
     "step": draw_step,
+    "registry": draw_ratios,
 }
 
 

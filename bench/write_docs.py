@@ -17,8 +17,10 @@ from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
 from section_contrast import contrast_section
 from section_latency import readme_rows, write_page
+from section_limits import limits_section
 from section_neighbor_kl import neighbor_kl_section
 from section_orders import reorder_section, sampling_section
+from section_registry import registry_section
 from section_relational import relational_section
 from section_scale import arxiv_section, growth_ops_section, mag_section
 from sections import (
@@ -27,13 +29,13 @@ from sections import (
     edge_attention_section,
     growth_section,
     layer_pair_section,
-    limits_section,
     rows_section,
     segment_section,
     spmm_section,
     step_section,
     table,
 )
+from targets import targets_section
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "bench/results"
@@ -62,6 +64,7 @@ WHOLE_RUNS = {  # on a machine with the time and memory for them
     "arxiv": arxiv_section,
     "mag": mag_section,
 }
+LATE = (*WHOLE_RUNS, "registry")  # may be missing
 
 
 def load(name: str) -> dict[str, Any]:
@@ -70,7 +73,7 @@ def load(name: str) -> dict[str, Any]:
 
 def all_reports() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
     """The CPU's by name, and those of GPUs by file name."""
-    found = [name for name in WHOLE_RUNS if (RESULTS / f"{name}-cpu.json").exists()]
+    found = [name for name in LATE if (RESULTS / f"{name}-cpu.json").exists()]
     reports = {name: load(f"{name}-cpu.json") for name in (*NAMES, *found)}
     return reports, {path.name: load(path.name) for path in sorted(RESULTS.glob("gpu-*.json"))}
 
@@ -86,6 +89,8 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         "its size with torch and the data loaded; *difference* the largest relative one. What each",
         "op must compute and move: [rooflines](roofline.md).",
         "",
+        *targets_section(reports),
+        *(registry_section(reports["registry"]) if "registry" in reports else ()),
         *limits_section(reports),
         *layer_pair_section(reports["layer_pair"]),
         *contrast_section(reports["pair_infonce"]),

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 from gpu_compare import checked, reason, within
 from gpu_timing import Step
-from registry.cases import Spec, graph_of
+from registry.cases import Spec
 
 TURN_MS, MOST_CALLS = 40.0, 100
 Prepared = tuple[dict[str, Step], dict[str, int]]
@@ -20,15 +22,27 @@ def calls_of_a_turn(steps: dict[str, Step]) -> dict[str, int]:
     calls = {}
     for side, step in steps.items():
         with within(side):
-            begin = time.perf_counter()
-            step()
-        once = 1e3 * (time.perf_counter() - begin)
+            once = fastest_of_three(step)
         calls[side] = max(1, min(MOST_CALLS, round(TURN_MS / max(once, 1e-3))))
     return calls
 
 
+def fastest_of_three(step: Step) -> float:
+    """Milliseconds of a call that no other process held up; one call where it fills a turn."""
+    least, begin = math.inf, time.perf_counter()
+    for _ in range(3):
+        before = time.perf_counter()
+        step()
+        last = time.perf_counter()
+        least = min(least, 1e3 * (last - before))
+        if 1e3 * (last - begin) > TURN_MS:
+            break
+    return least
+
+
 def prepare(spec: Spec, providers: Sequence[str], record: dict[str, Any]) -> Prepared:
     """The steps whose values are right, and their calls a turn; the record says what is wrong."""
+    torch.compiler.reset()  # else the next width is compiled for any, and after some not at all
     case = spec.make()
     case.sides = {name: make for name, make in case.sides.items() if name in providers}
     try:
@@ -37,8 +51,7 @@ def prepare(spec: Spec, providers: Sequence[str], record: dict[str, Any]) -> Pre
         steps, left_out = {}, {"abkd_fast": str(wrong)}
     except Exception as failure:  # ours fails: an older version that is called otherwise
         steps, left_out = {}, {"abkd_fast": reason(failure)}
-    label = graph_of(spec.graph)[1]  # says synthetic where it is
-    labels = {"label": label, "case": case.case}
+    labels = {"label": spec.label(), "case": case.case}
     record["cases"][str(spec)] = labels | case.facts | case.cost.row()
     record["left_out"] += [
         {"spec": str(spec), "provider": name, "why": why} for name, why in left_out.items()

@@ -1,0 +1,48 @@
+"""The section of the registry in docs/benchmarks.md: every op against its fastest peer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ratio_plot import ratios
+from sections import figure, figure_line, machine, table
+
+NONE = "–"
+Row = dict[str, Any]
+
+
+def line(ours: Row, peer: Row | None, memory: bool) -> list[str]:
+    cells = [ours["op"], ours["label"], ours["width"], ours["dtype"], figure(ours["p50"])]
+    cells += [figure(ours["gb_s"]), f"{ours['of_copy']:.0%}"]
+    if peer is None:
+        return [*cells, *[NONE] * (4 if memory else 2)]
+    cells += [peer["provider"], f"{peer['p50'] / ours['p50']:.1f}x"]
+    held = [f"{row['memory']['above_data_mb']:.0f}" if "memory" in row else NONE
+            for row in (ours, peer)]  # fmt: skip
+    return [*cells, *(held if memory else ())]
+
+
+def registry_section(report: dict[str, Any]) -> list[str]:
+    memory = any("memory" in row for row in report["rows"])
+    names = sorted({row["provider"] for row in report["rows"]})
+    peers = [name for name in names if not name.startswith("abkd_fast")]
+    threads = report["threads"]
+    left_out = [f"- {gone['spec']}, {gone['provider']}: {gone['why']}"
+                for gone in report["left_out"]]  # fmt: skip
+    head = ["op", "graph", "width", "dtype", "ours, ms", "GB/s", "of copy", "fastest peer", "ratio"]
+    head += ["ours, extra MB", "peer, extra MB"] if memory else []
+    return [
+        "## Every op against its fastest peer",
+        "",
+        figure_line("registry", "Time of the fastest peer over ours by op and width"),
+        "",
+        "Medians of `make bench-registry`: a line an op, graph, width and type, ours against the",
+        f"fastest of all providers that were right ({', '.join(f'`{p}`' for p in peers)}).",
+        "*of copy*: the bytes the op must move in our time, over the rate of a copy that touches",
+        f"as many. {machine(report)} {threads} thread{'s' * (threads > 1)}; load of the machine",
+        f"when it ended: {report['environment']['load']:.1f}.",
+        "",
+        *table(head, [line(ours, peer, memory) for ours, peer in ratios(report)]),
+        "",
+        *(["Not timed:", "", *left_out, ""] if left_out else []),
+    ]

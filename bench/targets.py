@@ -1,0 +1,250 @@
+"""The CPU's targets against what was measured, from the JSON files under bench/results.
+
+    python bench/targets.py [--results bench/results]
+
+Prints the table that bench/write_docs.py puts into docs/benchmarks.md. Every ratio is one of two
+sides that took turns in one run. `make bench-targets` measures all of it again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from limits import copy_rate
+from plots import best_ratio
+from section_latency import ratio as latency_ratio
+from sections import figure, machine, table
+
+Report = dict[str, Any]
+RESULTS = Path(__file__).parent / "results"
+NAMES = ("layer_pair", "step", "conv", "spmm", "latency", "growth")
+PAIR = "ABKD loss + backward, PubMed size, GCNII "
+NARROW, WIDE = "64x64 -> 4x4", "16x256 -> 4x64"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One figure and its bounds; without bounds it is there for comparison.
+
+    Attributes:
+        report: name of the JSON file, less `-cpu.json`.
+        needs: where the target is a multiple of a peer: (the peer's ms, our row, its machine).
+    """
+
+    what: str
+    against: str
+    measured: float
+    report: str
+    low: float | None = None
+    high: float | None = None
+    unit: str = "x"
+    where: str = ""
+    needs: tuple[float, Report, Report] | None = None
+
+    @property
+    def met(self) -> bool | None:
+        if self.low is None and self.high is None:
+            return None
+        above = self.low is None or self.measured >= self.low
+        return above and (self.high is None or self.measured <= self.high)
+
+    def cell(self, value: float) -> str:
+        if self.unit == "%":
+            return f"{value:.0%}"
+        if self.unit == "exponent":
+            return f"{value:.2f}"
+        return f"{figure(value)}{'' if self.unit == 'x' else ' '}{self.unit}"
+
+    def target(self) -> str:
+        if self.low is not None and self.high is not None:
+            return f"{self.low:g} to {self.high:g}"
+        if self.low is not None:
+            return f">= {self.cell(self.low)}"
+        return "" if self.high is None else f"<= {self.cell(self.high)}"
+
+    def cells(self) -> list[str]:
+        verdict = {True: "yes", False: "no", None: ""}[self.met]
+        value = self.cell(self.measured) + (f" ({self.where})" if self.where else "")
+        return [self.what, self.against, self.target(), value, verdict]
+
+
+def lines(reports: dict[str, Report]) -> list[Line]:
+    return [
+        *pair_lines(reports["layer_pair"]),
+        *step_lines(reports["step"]),
+        *product_lines(reports["spmm"], reports["conv"]),
+        *latency_lines(reports["latency"]),
+        *growth_lines(reports["growth"]),
+    ]
+
+
+def rows_by_side(report: Report, **wanted: Any) -> dict[str, Report]:
+    rows = [row for row in report["rows"] if all(row[key] == wanted[key] for key in wanted)]
+    return {row["side"]: row for row in rows}
+
+
+def pair_lines(report: Report) -> Iterator[Line]:
+    bounds = {"default": (80, 20), "page-keeping": (30, 6)}
+    for allocator, least in bounds.items():
+        rows = rows_by_side(report, config=NARROW, allocator=allocator)
+        ours = rows["abkd_fast"]
+        for side, low in zip(("eager", "best", "eager indexed"), (*least, None), strict=True):
+            peer = rows[side]["median_ms"]
+            yield Line(PAIR + NARROW, f"{side}, {allocator} allocator", peer / ours["median_ms"],
+                       "layer_pair", low, needs=(peer, ours, report["machine"]))  # fmt: skip
+    rows = rows_by_side(report, config=WIDE, allocator="default")
+    ours, peer = rows["abkd_fast"], rows["best"]["median_ms"]
+    nodes, layers, width = report["nodes"], *map(int, WIDE.split(" ")[0].split("x"))
+    flop = 4e-9 * nodes * layers * width * report["subspace_width"]
+    share = 1e3 * flop / ours["median_ms"] / report["machine"]["gemm_gflop_s"]["float32"]
+    what = "rate of a large product, counted on 4 N D_t r"
+    yield Line(PAIR + WIDE, what, share, "layer_pair", 0.85, unit="%")
+    yield Line(PAIR + WIDE, "best, default allocator", peer / ours["median_ms"], "layer_pair", 2)
+
+
+def step_lines(report: Report) -> Iterator[Line]:
+    kinds = {"distil": ("whole distillation step", 40), "teacher": ("teacher training step", 5)}
+    for kind, (what, low) in kinds.items():
+        for name in ("cora", "pubmed"):
+            rows = rows_by_side(report, case=kind, dataset=name, allocator="default")
+            ours = rows.pop("abkd_fast")
+            found = {side: row["median_ms"] for side, row in rows.items() if "indexed" not in side}
+            side = min(found, key=found.__getitem__)
+            needs = (found[side], ours, report["machine"])
+            yield Line(f"{what}, {name}", side, found[side] / ours["median_ms"], "step", low,
+                       needs=needs)  # fmt: skip
+            indexed = {s: row["median_ms"] for s, row in rows.items() if "indexed" in s}
+            if indexed:
+                side = min(indexed, key=indexed.__getitem__)
+                yield Line(f"{what}, {name}", side, indexed[side] / ours["median_ms"], "step")
+    rows = rows_by_side(report, case="distil", dataset="pubmed", allocator="default")
+    peaks = {side: row["above_data_mb"] for side, row in rows.items()}
+    mine = peaks.pop("abkd_fast")
+    peers = f"the leanest peer takes {figure(min(peaks.values()))} MB"
+    yield Line("memory of a PubMed step above the data", peers, mine, "step", high=100, unit="MB")
+
+
+def product_lines(spmm: Report, conv: Report) -> Iterator[Line]:
+    def worst(rows: list[Report]) -> tuple[float, str]:
+        row = min(rows, key=best_ratio)
+        return best_ratio(row), f"least: {row['dataset']}, width {row['width']}, {row['what']}"
+
+    what = "spmm forward and backward, real graphs"
+    peers = "the fastest peer, case by case"
+    narrow = [row for row in spmm["rows"] if row["width"] <= 128]
+    wide = [row for row in spmm["rows"] if row["width"] > 128]
+    for rows, widths, low in ((narrow, "widths up to 128", 1.5), (wide, "widths from 256", 1.2)):
+        if rows:
+            value, where = worst(rows)
+            yield Line(f"{what}, {widths}", peers, value, "spmm", low, where=where)
+    median = statistics.median(best_ratio(row) for row in spmm["rows"])
+    yield Line(f"{what}, median of {len(spmm['rows'])} cases", peers, median, "spmm", 2)
+    ratios = {}
+    for row in conv["rows"]:
+        medians = {side: found["median_ms"] for side, found in row["sides"].items()}
+        pyg = [ms for side, ms in medians.items() if side.startswith("pyg")]
+        ratios[f"{row['dataset']}, width {row['width']}"] = min(pyg) / medians["abkd_fast"]
+    least = min(ratios, key=ratios.__getitem__)
+    yield Line("conv forward + backward (no target of its own)", "PyG, its fastest form",
+               ratios[least], "conv", where=f"least: {least}")  # fmt: skip
+
+
+def latency_lines(report: Report) -> Iterator[Line]:
+    for row in report["rows"]:
+        if row["model"] == "gcnii-64x64" or row["query"] == "worst node":
+            continue
+        value = latency_ratio(row, "eager")
+        if value is not None:
+            what = f"latency p50 of {row['dataset']} {row['model']}, {row['query']}"
+            yield Line(what, "PyG eager, its fastest form", value, "latency", 3)
+
+
+def growth_lines(report: Report) -> Iterator[Line]:
+    slopes = dict(report["slopes"])
+    memory = slopes.pop("memory")
+    what = "growth of spmm with N: "
+    yield Line(what + "memory", "", memory, "growth", 0.95, 1.05, "exponent")
+    for kind, value in slopes.items():
+        yield Line(f"{what}time, {kind}", "", value, "growth", 0.9, 1.1, "exponent")
+
+
+# -- why a target is missed ---------------------------------------------------------------------
+
+WHERE = {
+    "layer_pair": "What was tried to pass it: [layer_pair](#layer_pair-abkd-loss-and-all-gradients)"
+    " (*bf16*).",
+    "step": "Where our time goes: [Whole steps](#whole-steps).",
+    "latency": "What a small student costs is calls, and what was done about them: "
+    "[latency](latency.md#node-queries).",
+    "growth": "What makes an edge dearer, and what was tried: [Growth](#growth).",
+}
+
+
+def reason(line: Line) -> str:
+    """What the target would take, by the operations counted and the rates of the same run."""
+    begin = f"- {line.what}, {line.against}: " if line.against else f"- {line.what}: "
+    if line.needs is None or line.low is None:
+        return begin + f"{line.cell(line.measured)}, target {line.target()}."
+    peer, ours, limits = line.needs
+    rate = limits["gemm_gflop_s"]["float32"]
+    product = 1e3 * ours["gflop"] / rate
+    copy = 1e3 * ours["gb"] / copy_rate(limits, ours["touched_mb"])
+    what = f"the operations counted take {figure(product)} ms at the rate of a large product"
+    if copy > product:
+        what = f"the bytes counted take {figure(copy)} ms at the rate of a large copy"
+    return begin + (
+        f"{line.low:g} times would be {figure(peer / line.low)} ms; {what}, and ours takes "
+        f"{figure(ours['median_ms'])} ms."
+    )
+
+
+def targets_section(reports: dict[str, Report]) -> list[str]:
+    found = lines(reports)
+    missed = [line for line in found if line.met is False]
+    names = dict.fromkeys(line.report for line in found)
+    head = ["what", "against", "target", "measured", "met"]
+    text = [
+        "## Targets",
+        "",
+        "What this engine was designed to reach on a CPU, and what it reaches: `python",
+        "bench/targets.py`, from the runs below. torch-scatter and torch-sparse are built from",
+        "source. Lines without a target are there for comparison.",
+        "",
+        *table(head, [line.cells() for line in found]),
+        "",
+    ]
+    if missed:
+        text += [f"{len(missed)} of {sum(line.met is not None for line in found)} are missed:", ""]
+        for name in dict.fromkeys(line.report for line in missed):
+            text += [reason(line) for line in missed if line.report == name]
+            text += ["", *([WHERE[name], ""] if name in WHERE else [])]
+    text += [f"- `{name}-cpu.json`: {machine(reports[name])}" for name in names]
+    return [*text, ""]
+
+
+def main() -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    options = parser.parse_args()
+    reports = {n: json.loads((options.results / f"{n}-cpu.json").read_text()) for n in NAMES}
+    shown = Table("what", "against", "target", "measured", "met")
+    for line in lines(reports):
+        shown.add_row(*line.cells(), style="red" if line.met is False else None)
+    console = Console(width=max(150, Console().width))
+    console.print(shown)
+    for line in lines(reports):
+        if line.met is False:
+            console.print(reason(line), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,74 @@
+"""The table of targets: bounds, verdicts, and what a missed target would take."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "bench"))
+import section_registry  # noqa: E402
+import targets  # noqa: E402
+from ratio_plot import draw_ratios, ratios  # noqa: E402
+from targets import Line  # noqa: E402
+
+
+@pytest.mark.parametrize(
+    "line, target, value, met",
+    [
+        (Line("w", "a", 2.0, "r", low=2), ">= 2x", "2x", "yes"),
+        (Line("w", "a", 1.99, "r", low=2), ">= 2x", "1.99x", "no"),
+        (Line("w", "a", 99.0, "r", high=100, unit="MB"), "<= 100 MB", "99 MB", "yes"),
+        (Line("w", "a", 1.2, "r", 0.9, 1.1, "exponent"), "0.9 to 1.1", "1.20", "no"),
+        (Line("w", "a", 0.9, "r", low=0.85, unit="%"), ">= 85%", "90%", "yes"),
+        (Line("w", "a", 3.0, "r"), "", "3x", ""),
+    ],
+)
+def test_verdicts(line, target, value, met):
+    assert line.cells() == ["w", "a", target, value, met]
+
+
+def test_missed_ratio_says_what_it_would_take():
+    machine = {"gemm_gflop_s": {"float32": 100.0}, "copy_gb_s": {"64": 50.0}}
+    ours = {"gflop": 2.0, "gb": 0.1, "touched_mb": 10.0, "median_ms": 16.0}
+    line = Line("loss", "eager", 25.0, "layer_pair", low=40, needs=(400.0, ours, machine))
+    text = targets.reason(line)
+    assert "40 times would be 10 ms" in text and "take 20 ms at the rate of a large product" in text
+    assert "ours takes 16 ms" in text
+    line = Line("loss", "eager", 25.0, "step", low=40, needs=(400.0, ours | {"gb": 2.0}, machine))
+    assert "bytes counted take 40 ms at the rate of a large copy" in targets.reason(line)
+
+
+def test_all_reports_give_their_lines():
+    folder = ROOT / "bench/results"
+    reports = {n: json.loads((folder / f"{n}-cpu.json").read_text()) for n in targets.NAMES}
+    found = targets.lines(reports)
+    assert {line.report for line in found} == {*targets.NAMES}
+    text = "\n".join(targets.targets_section(reports))
+    missed = [line for line in found if line.met is False]
+    assert text.count("| no |") == len(missed)
+    assert all(targets.reason(line) in text for line in missed)
+
+
+def row(provider, p50, dtype="float32", **rest):
+    label = "tiny, synthetic"
+    found = {"op": "spmm", "graph": "tiny", "label": label, "width": "16", "dtype": dtype}
+    found |= {"spec": f"spmm/{label}/16/{dtype}", "provider": provider, "p50": p50}
+    return found | {"gb_s": 4.0, "of_copy": 0.5} | rest
+
+
+def test_ratio_is_to_the_fastest_peer_that_was_right():
+    names = {"abkd_fast": 2.0, "abkd_fast reference": 1.0, "PyG": 6.0, "torch CSR": 5.0}
+    rows = [row(name, ms) for name, ms in names.items()] + [row("abkd_fast", 3.0, "bfloat16")]
+    gone = {"spec": "spmm/tiny/16/float32", "provider": "scipy", "why": "wrong by 0.1"}
+    report = {"rows": rows, "left_out": [gone], "threads": 1, "created": "2000-01-01"}
+    report["environment"] = dict.fromkeys(("cpu", "cores", "torch", "python"), "x")
+    report["environment"] |= {"threads": 1, "load": 0.5}
+    (ours, peer), (_, missing) = ratios(report)
+    assert (ours["p50"], peer["provider"], missing) == (2.0, "torch CSR", None)
+    text = "\n".join(section_registry.registry_section(report))
+    assert "| torch CSR | 2.5x |" in text and "scipy: wrong by 0.1" in text
+    figure = draw_ratios({"registry": report})
+    (dot,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert dot.get_xdata()[0] == 2.5
