@@ -27,7 +27,7 @@ commands
   train-teacher  train a model on labels alone
   study          run a whole comparison from a file: docs/study/README.md
   profile        latency of students beside their teacher; writes --out/latency.html
-  export         a student as a program for serving: torch.export, ONNX
+  export         a student as a program for serving: torch.export, AOTInductor, ONNX
   bench          time every op against its peers, or two versions of ours (in a checkout)
   datasets       list the data sets and where they are looked for
   doctor         show versions and which back end serves each op, and why

@@ -1,8 +1,8 @@
 """A small HTTP server of node queries, from an exported student.
 
-    abkd-fast export runs/small --out student.pt2
-    python examples/serve.py student.pt2                 # serves until Ctrl-C
-    python examples/serve.py student.pt2 --measure       # latency instead, and stops
+    abkd-fast export runs/small --format aoti --out student.aoti.pt2
+    python examples/serve.py student.aoti.pt2                 # serves until Ctrl-C
+    python examples/serve.py student.aoti.pt2 --measure       # latency instead, and stops
     curl 'http://127.0.0.1:8000/scores?nodes=1,2,3'
 
 A GCN exported with ``--first-hop True`` reads A_hat X, computed once here, and aggregates one hop
@@ -12,6 +12,7 @@ less for every query. GET /scores?nodes=I,J answers {"nodes": [...], "scores": [
 
 import argparse
 import http.client
+import itertools
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -63,29 +64,46 @@ def make_server(scores: ExportedServer, host: str, port: int) -> ThreadingHTTPSe
     return ThreadingHTTPServer((host, port), handler)
 
 
-def measure(scores: ExportedServer, num_nodes: int, samples: int, clients: list[int]) -> None:
-    """Print latency of the program, of HTTP around it, and queries a second."""
+def measure(
+    scores: ExportedServer,
+    num_nodes: int,
+    samples: int,
+    seconds: float,
+    clients: list[int],
+    trial: float = 2.0,
+) -> tuple[dict[str, latency.Measurement], list[dict[str, float]]]:
+    """Latency of the program and of HTTP around it, in turns; then queries of several clients.
+
+    Args:
+        scores: what is measured.
+        num_nodes: nodes are drawn from these.
+        samples: calls of each side.
+        seconds: of timed calls of each side, at most.
+        clients: numbers of clients that ask in a closed loop.
+        trial: seconds of each such loop.
+    """
     server = make_server(scores, "127.0.0.1", 0)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     drawn = torch.randint(num_nodes, (256,), generator=torch.Generator().manual_seed(0)).tolist()
-    turn, kept = iter(range(10**12)), threading.local()
+    turn, kept, connections = itertools.count(), threading.local(), []
 
     def ask() -> bytes:
         if not hasattr(kept, "connection"):
             kept.connection = http.client.HTTPConnection(*server.server_address)
+            connections.append(kept.connection)
         kept.connection.request("GET", f"/scores?nodes={drawn[next(turn) % len(drawn)]}")
         return kept.connection.getresponse().read()
 
     def call() -> torch.Tensor:
         return scores(torch.tensor([drawn[next(turn) % len(drawn)]]))
 
-    found = latency.compare({"program": call, "HTTP": ask}, samples=samples)
-    for measurement in found.values():
-        print(measurement)
-    for row in latency.throughput(ask, clients, seconds=2.0):
-        print(f"HTTP, {row['clients']} clients: {row['queries_per_s']:.0f} queries/s")
+    found = latency.compare({"program": call, "HTTP": ask}, samples=samples, seconds=seconds)
+    rows = latency.throughput(ask, clients, seconds=trial)
+    for connection in connections:
+        connection.close()
     server.shutdown()
+    server.server_close()
+    return found, rows
 
 
 def main() -> None:
@@ -97,14 +115,21 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--measure", action="store_true", help="print latency and stop")
     parser.add_argument("--samples", type=int, default=662)
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of timed calls of a side")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4])
     options = parser.parse_args()
     torch.set_num_threads(1)
     exported = load_export(options.program)
     graph = data.load(options.dataset or exported.about["dataset"])
     scores = ExportedServer(exported, graph)
     if options.measure:
-        measure(scores, graph.num_nodes, options.samples, options.clients)
+        size = graph.num_nodes, options.samples, options.seconds
+        found, rows = measure(scores, *size, options.clients)
+        for measurement in found.values():
+            print(measurement)
+        for row in rows:
+            many, p50 = row["queries_per_s"], row["p50"]
+            print(f"HTTP, {row['clients']} clients: {many:.0f} queries/s, p50 {p50:.4g} ms")
         return
     server = make_server(scores, options.host, options.port)
     print(f"http://{options.host}:{server.server_address[1]}/scores?nodes=0")

@@ -1,6 +1,9 @@
 """Exported students give the checkpoint's scores, on graphs of any size, and say what they take."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -60,7 +63,9 @@ def test_torch_export(name, sparse, tmp_path):
 
 def test_our_ops_are_in_the_graph(tmp_path):
     export_student(build("gcn"), small_data(), tmp_path / "s.pt2")
-    nodes = torch.export.load(tmp_path / "s.pt2").graph.nodes
+    program = torch.export.load(tmp_path / "s.pt2")
+    assert program.example_inputs is None  # the data it was traced with
+    nodes = program.graph.nodes
     ours = [node for node in nodes if node.target is torch.ops.abkd_fast.conv.default]
     assert len(ours) == 3
 
@@ -131,6 +136,8 @@ def test_graph_baked_in(tmp_path):
     assert exported.signature.inputs == ("x",)
     with torch.no_grad():
         torch.testing.assert_close(exported(data.x * 2), model(data.x * 2, data.graph))
+    with pytest.raises(ValueError, match="x must have 60 rows, the nodes of the graph in the prog"):
+        exported(data.x[:-1])
     with pytest.raises(ValueError, match="must take the graph as input"):
         ExportedServer(exported, data)
 
@@ -154,10 +161,22 @@ def test_refuses_by_name(tmp_path):
         load_export(tmp_path / "s.pt2")
     exported = export_student(build("gcn"), data, tmp_path / "s.pt2")
     x, rowptr, col, value = exported.signature.arguments(data)
-    with pytest.raises(ValueError, match="rowptr must be int32, got torch.int64"):
+    with pytest.raises(ValueError, match="rowptr must be int32, got int64"):
         exported(x, rowptr.long(), col, value)
     with pytest.raises(ValueError, match="tensors must be x, rowptr, col, value, got 1"):
         exported(x)
+    for wrong, message in (
+        ((x[:, :5], rowptr, col, value), r"x must have shape \[N, 8\], got \[60, 5\]"),
+        ((x, rowptr[:-1], col, value), r"rowptr must have 61 entries \(rows of x \+ 1\), got 60"),
+        ((x, rowptr, col, value[1:]), r"value must have [0-9]+ entries \(as col\)"),
+        ((x[0], rowptr, col, value), r"x must have 2 dimension\(s\), got shape \[8\]"),
+        ((x.tolist(), rowptr, col, value), "x must be a torch.Tensor, got list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            exported(*wrong)
+    torch.testing.assert_close(
+        exported(x.t().contiguous().t(), rowptr, col, value), exported(x, rowptr, col, value)
+    )
     with pytest.raises(ValueError, match="8 features, got 5"):
         exported.predict(small_data(num_features=5))
 
@@ -171,4 +190,73 @@ def test_command(tmp_path, capsys):
     assert "inputs: x float32" in shown and "int8" in shown and "test acc (%)" in shown
     said = json.loads((tmp_path / "student.pt2.json").read_text())
     assert said["dataset"] == "digits" and said["signature"]["inputs"] == ["x"]
+    accuracies = [said["metrics"][who]["test"]["acc"] for who in ("checkpoint", "program")]
+    for accuracy in accuracies:
+        assert f"{accuracy:.2f}" in shown
     assert load_export(tmp_path / "student.pt2").predict(digits).shape == (digits.num_nodes, 10)
+
+
+ALONE = """
+import sys, torch
+library, package, case = sys.argv[1:]
+torch.ops.load_library(library)
+arguments, expected = torch.load(case)
+program = torch._C._aoti.AOTIModelPackageLoader(package, "model", False, 1, -1)
+(scores,) = program.run(list(arguments))
+assert torch.equal(scores, expected)
+wrong = [part.long() if part.dtype == torch.int32 else part for part in arguments]
+try:
+    program.run(wrong)
+except RuntimeError:
+    print("refused")
+print([name for name in sys.modules if name.startswith("abkd_fast")])
+"""
+
+
+@pytest.mark.slow
+def test_aoti_needs_the_ops_library_alone(tmp_path):
+    """In a fresh process; the compiler is given as long as it takes."""
+    extension = pytest.importorskip("abkd_fast._C", reason="the extension is not built")
+    torch.manual_seed(0)
+    model, data = GCNII(8, 4, 4, 3).eval(), small_data()
+    path = tmp_path / "s.aoti.pt2"
+    exported = export_student(model, data, path, format="aoti")
+    assert exported.about["max_difference"] < 1e-5
+    metrics = exported.about["metrics"]
+    assert metrics["program"] == metrics["checkpoint"]
+    assert_serves(exported, model)
+    arguments = exported.signature.arguments(data)
+    expected = exported(*arguments)
+    assert torch.equal(exported(arguments[0].t().contiguous().t(), *arguments[1:]), expected)
+    with pytest.raises(ValueError, match="value must have [0-9]+ entries"):
+        exported(*arguments[:-1], arguments[-1][1:])
+    torch.save((arguments, expected), tmp_path / "case.pt")
+    files = [extension.__file__, str(path), str(tmp_path / "case.pt")]
+    command = [sys.executable, "-c", ALONE, *files]
+    checks = {**os.environ, "AOTI_RUNTIME_CHECK_INPUTS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=checks)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["refused", "[]"]
+
+
+def test_aoti_refuses(tmp_path):
+    model, data = build("mlp"), small_data()
+    with pytest.raises(ValueError, match=r"path must end in .pt2 for format aoti, got .*s.so"):
+        export_student(model, data, tmp_path / "s.so", format="aoti")
+    with (
+        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
+        pytest.raises(ValueError, match="needs a C.. compiler"),
+    ):
+        export_student(model, data, tmp_path / "s.pt2", format="aoti")
+    assert not list(tmp_path.iterdir())
+
+
+def test_aoti_names_a_broken_package(tmp_path):
+    exported = export_student(build("mlp"), small_data(), tmp_path / "s.pt2")
+    about = json.loads((tmp_path / "s.pt2.json").read_text()) | {"format": "aoti"}
+    assert exported.about["format"] == "torch-export"
+    (tmp_path / "s.pt2.json").write_text(json.dumps(about))
+    for content in ((tmp_path / "s.pt2").read_bytes(), b"PK", b""):
+        (tmp_path / "s.pt2").write_bytes(content)
+        with pytest.raises(ValueError, match="must be a package that abkd-fast export"):
+            load_export(tmp_path / "s.pt2")

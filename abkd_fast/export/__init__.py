@@ -1,4 +1,4 @@
-"""Students as programs for serving: torch.export, ONNX."""
+"""Students as programs for serving: torch.export, AOTInductor, ONNX."""
 
 from abkd_fast.export.files import Exported as Exported
 from abkd_fast.export.files import load_export as load_export

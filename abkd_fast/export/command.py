@@ -24,8 +24,8 @@ class ExportOptions:
 
     student: tyro.conf.Positional[Path]
     """Model file, or folder of distill."""
-    format: Literal["torch-export", "onnx"] = "torch-export"
-    """torch-export: our ops inside; onnx: standard ops alone."""
+    format: Literal["torch-export", "aoti", "onnx"] = "torch-export"
+    """aoti: AOTInductor, compiled, our ops inside; onnx: standard ops alone."""
     out: Path | None = None
     """File to write; default: beside the student, with the format's ending."""
     weights: Literal["bfloat16", "int8"] | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from abkd_fast.data import GraphData
+from abkd_fast.export.compiled import load_package
 from abkd_fast.export.program import Signature
 
 
@@ -36,14 +37,12 @@ class Exported:
 
     @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> Tensor:
-        """Scores of the rows of x."""
-        wanted = self.signature.inputs
-        if len(tensors) != len(wanted):
-            raise ValueError(f"tensors must be {', '.join(wanted)}, got {len(tensors)} of them")
-        for name, dtype, tensor in zip(wanted, self.signature.dtypes, tensors, strict=True):
-            if str(tensor.dtype)[6:] != dtype:
-                raise ValueError(f"{name} must be {dtype}, got {tensor.dtype}")
-        return self._run(*tensors)
+        """Scores of the rows of x.
+
+        Raises:
+            ValueError: names a tensor that is not as the signature has it; values are not read.
+        """
+        return self._run(*self.signature.checked(tensors))
 
     def predict(self, data: GraphData) -> Tensor:
         """Scores [N, C] of all nodes of ``data``."""
@@ -66,6 +65,8 @@ def load_export(path: str | Path) -> Exported:
         ) from error
     if form == "onnx":
         return Exported(_onnx_session(path, about["signature"]["inputs"]), about)
+    if form == "aoti":
+        return Exported(load_package(path), about)
     # Tracing sparse features leaves a guard that N is not 1, on which nothing depends.
     return Exported(torch.export.load(path).module(check_guards=False), about)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
+from abkd_fast._checks import check_tensor
 from abkd_fast._csr import Structure
 from abkd_fast.data import GraphData
 from abkd_fast.export.weights import pack, unpack
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.server import CONVS, Neighbourhood, depth, operator, operator_name
 from abkd_fast.nn import RGCN, GCNConv, GraphClassifier
+
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Signature:
         first_hop: whether x stands for A_hat X.
         baked: whether the operator is part of the program.
         dtypes: of the inputs, as torch names them.
+        num_nodes: of the operator that is part of the program.
     """
 
     inputs: tuple[str, ...]
@@ -43,6 +48,7 @@ class Signature:
     first_hop: bool
     baked: bool
     dtypes: tuple[str, ...] = field(default=())
+    num_nodes: int | None = None
 
     def features(self, data: GraphData) -> Tensor | CSRGraph:
         """X, or A_hat X, of ``data``."""
@@ -64,11 +70,45 @@ class Signature:
         graph = self.graph(data)
         return tensors if self.baked or graph is None else (*tensors, *parts(graph))
 
+    def checked(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """``tensors``, contiguous, as a compiled program reads them.
+
+        Raises:
+            ValueError: number, type, dtype, device or shape of one is not what the program takes.
+        """
+        if len(tensors) != len(self.inputs):
+            raise ValueError(
+                f"tensors must be {', '.join(self.inputs)}, got {len(tensors)} of them"
+            )
+        given = {}
+        for name, dtype, tensor in zip(self.inputs, self.dtypes, tensors, strict=True):
+            dim, dtypes = 2 if name == "x" else 1, [getattr(torch, dtype)]
+            given[name] = check_tensor(name, tensor, dim=dim, dtypes=dtypes, device=_CPU)
+        if "x" in given and given["x"].size(1) != self.num_features:
+            shape = list(given["x"].shape)
+            raise ValueError(f"x must have shape [N, {self.num_features}], got {shape}")
+        sizes = {name: tensor.numel() for name, tensor in given.items()}
+        rows = sizes["x_rowptr"] - 1 if self.sparse else given["x"].size(0)
+        if self.num_nodes not in (None, rows):
+            raise ValueError(
+                f"x must have {self.num_nodes} rows, the nodes of the graph in the program, got "
+                f"{rows}"
+            )
+        wanted = {
+            "rowptr": (rows + 1, "rows of x + 1"),
+            "value": (sizes.get("col"), "as col"),
+            "x_value": (sizes.get("x_col"), "as x_col"),
+        }
+        for name, (count, why) in wanted.items():
+            if sizes.get(name, count) != count:
+                raise ValueError(f"{name} must have {count} entries ({why}), got {sizes[name]}")
+        return [tensor.contiguous() for tensor in given.values()]
+
 
 def parts(matrix: Tensor | CSRGraph) -> tuple[Tensor, ...]:
     """The tensors of a dense or sparse matrix."""
     if isinstance(matrix, Tensor):
-        return (matrix,)
+        return (matrix.contiguous(),)
     arrays = (matrix.rowptr, matrix.col)
     return arrays if matrix.value is None else (*arrays, matrix.value)
 
@@ -167,4 +207,5 @@ def _signature(model: nn.Module, data: GraphData, baked: bool, first_hop: bool) 
         tensors += parts(graph)
     dtypes = tuple(str(tensor.dtype)[6:] for tensor in tensors)
     hops, width = depth(model, convs) - first_hop, x.shape[1]
-    return Signature(tuple(names), name, hops, width, sparse, first_hop, baked, dtypes)
+    nodes = data.num_nodes if convs and baked else None
+    return Signature(tuple(names), name, hops, width, sparse, first_hop, baked, dtypes, nodes)

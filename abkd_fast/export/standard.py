@@ -34,7 +34,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
         if getattr(node.target, "namespace", "") == "abkd_fast":
             raise ValueError(
                 f"the model must need no {node.target} for onnx, which standard ops do not give; "
-                "GCN, GCNII, MLP and GraphSAGE with sum or mean do; use torch-export"
+                "GCN, GCNII, MLP and GraphSAGE with sum or mean do; use aoti or torch-export"
             )
     return program
 

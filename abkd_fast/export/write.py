@@ -15,12 +15,13 @@ from torch.export import ExportedProgram
 from abkd_fast._checks import check_choice
 from abkd_fast._version import __version__
 from abkd_fast.data import GraphData
+from abkd_fast.export.compiled import check_compiler, compile_package
 from abkd_fast.export.files import Exported, about_path, load_export, needed
 from abkd_fast.export.program import Program
 from abkd_fast.export.standard import decompose
 from abkd_fast.inductive import predict
 
-FORMATS = {"torch-export": ".pt2", "onnx": ".onnx"}
+FORMATS = {"torch-export": ".pt2", "aoti": ".aoti.pt2", "onnx": ".onnx"}
 _RTOL, _ATOL = 1e-4, 1e-5  # of scores, where weights are as trained
 
 
@@ -44,9 +45,10 @@ def export_student(
     Args:
         model: GAT, GCN, GCNII, GraphSAGE or MLP.
         data: gives the kind of features and what scores are compared on; on the CPU.
-        path: the file; a JSON of the same name with ``.json`` added is written beside it.
-        format: "torch-export", with our ops in the graph, or "onnx", of standard ops alone (GCN,
-            GCNII, MLP, GraphSAGE with sum or mean).
+        path: the file (``.pt2`` for aoti); a JSON of the same name with ``.json`` added is
+            written beside it.
+        format: "torch-export" or "aoti" (AOTInductor; needs a C++ compiler), with our ops in the
+            graph; "onnx", of standard ops alone (GCN, GCNII, MLP, GraphSAGE with sum or mean).
         weights: None as trained; "bfloat16" or "int8" for the matrices, computed with as
             they were (:func:`abkd_fast.export.weights.pack`).
         bake_graph: the graph of ``data`` is part of the program, which then takes features alone.
@@ -60,6 +62,8 @@ def export_student(
     """
     check_choice("format", format, tuple(FORMATS))
     path = Path(path)
+    if format == "aoti":
+        check_compiler(path)
     if format == "onnx":
         for module in ("onnx", "onnxscript", "onnxruntime"):
             needed(module)
@@ -92,7 +96,10 @@ def export_student(
 
 def _write(traced: ExportedProgram, path: Path, format: str, names: list[str], folds: bool) -> None:
     if format == "torch-export":
+        traced.example_inputs = None  # else the file holds the whole graph and its features
         torch.export.save(traced, path)
+    elif format == "aoti":
+        compile_package(traced, path)
     else:
         standard = decompose(traced)
         torch.onnx.export(
