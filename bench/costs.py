@@ -210,6 +210,16 @@ def sample_neighbors(nodes: int, edges: int) -> Cost:
     return Cost(edges, 16 * nodes + 16 * edges, 8 * nodes + 12 * edges)
 
 
+def neighborhood(nodes: int, edges: int) -> Cost:
+    """N nodes and E weighted edges of a search; columns, weights, positions: read and written."""
+    return Cost(edges, 24 * nodes + 20 * edges, 12 * nodes + 8 * edges)
+
+
+def select_rows(rows: int, edges: int) -> Cost:
+    """Numbers and pointers of the rows, and their columns and weights, read and written."""
+    return Cost(0, 16 * rows + 16 * edges, 4 * rows + 8 * edges)
+
+
 def pair_infonce(rows: int, width: int, students: int = 1, teachers: int = 1) -> Cost:
     """Scores once and both gradients, an exponential a score; rows and gradients once, float32."""
     moved = 8 * (students + teachers) * rows * width

@@ -131,7 +131,8 @@ def _graph_entries(reports: dict[str, Report], name: str) -> list[Entry]:
         lines.append(entry("conv", f"F = {width}", n, "conv", row))
     for op in ("edge_attention", "edge_attention_v2", "neighbor_kl", "relational"):
         lines.append(entry(op, f"F = {WIDTH}", sizes, "spmm", None))
-    lines.append(entry("sample_neighbors", "all edges", sizes, "spmm", None))
+    for op in ("sample_neighbors", "neighborhood", "select_rows"):
+        lines.append(entry(op, "all edges", sizes, "spmm", None))
     lines.append(entry("spmm max", f"F = {WIDTH}", sizes, "rows", of_rows("spmm max", "")))
     row = of_rows("dropout", "")
     lines.append(entry("dropout", f"F = {WIDTH}", sizes, "rows", row))
