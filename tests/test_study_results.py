@@ -7,6 +7,7 @@ import pytest
 from run_records import read_png
 from study_files import TINY, run_fake, write_study
 
+from abkd_fast.study.layer_maps import entropy, map_rows
 from abkd_fast.study.results import write_results
 from abkd_fast.study.schedule import Schedule
 from abkd_fast.study.spec import load_study
@@ -129,3 +130,19 @@ def test_figures_are_drawn(schedule):
     for name in found:
         width, height = read_png(schedule.study.folder / name)
         assert width > 300 and height > 200
+
+
+def test_a_maps_entropy_is_one_where_uniform_and_zero_where_one_hot():
+    assert entropy([[0.25] * 4] * 3) == pytest.approx(1)
+    assert entropy([[0.0, 2.0], [1.0, 0.0]]) == 0
+    assert entropy([[0.5, 0.5], [1.0, 0.0]]) == pytest.approx(0.5)
+    assert entropy([[3.0]]) == 1
+
+
+def test_rows_of_maps():
+    run = {"attention": [[1.0, 0.0], [0.5, 0.5]], "abkd": [2.0, 0.5], "norm.subspace": [4.0, 2.0]}
+    other = {"attention": [[0.0, 1.0], [0.5, 0.5]], "abkd": [2.0, 2.0]}
+    assert map_rows({"KD": [{"ce": [1.0]}], "ABKD": [run, other], "one": [run]}) == [
+        ["ABKD", "0.50", "0.50 0.50", "1.2", "0.5", "0.5"],
+        ["one", "0.50", "0.75 0.25", "0.5", "0.25", "0.5"],
+    ]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from abkd_fast.plots import COLORS, DASHES, STYLE, attention_map, save
-from abkd_fast.study.results import Summary, TaskResult
+from abkd_fast.study.results import Summary, TaskResult, traces_of
 from abkd_fast.study.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def write_figures(schedule: Schedule, found: Sequence[TaskResult]) -> None:
     from matplotlib import style
 
     folder = schedule.study.folder
-    drawn = [result for result in found if _current(result)]
+    drawn = [result for result in found if result.current()]
     if not drawn:
         return
     with style.context(["default", STYLE]):
@@ -33,7 +33,7 @@ def write_figures(schedule: Schedule, found: Sequence[TaskResult]) -> None:
         save(pareto(drawn), "Accuracy against cost", folder / "pareto.png")
         for result in drawn:
             name, title = _file_name(result), result.task.name
-            traces = _traces(schedule, result)
+            traces = traces_of(schedule, result)
             if traces:
                 save(training(traces), f"Training, {title}", folder / f"training-{name}.png")
             weighted = {
@@ -51,12 +51,12 @@ def accuracies(found: Sequence[TaskResult]) -> Figure:
     """For each task and method every seed, the mean and its 95 % interval; the teacher dashed."""
     from matplotlib.figure import Figure
 
-    most = max(len(_current(result)) for result in found)
+    most = max(len(result.current()) for result in found)
     figure = Figure(figsize=(1.2 + 3.4 * len(found), 1.3 + 0.28 * most), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
     for axes, result in zip(panels, found, strict=True):
         names = []
-        for place, summary in enumerate(_current(result)):
+        for place, summary in enumerate(result.current()):
             names.append(f"{summary.method} ({summary.test['n']})")
             values = summary.test["values"]
             axes.scatter(values, [place + 0.18] * len(values), s=9, color=COLORS[2], alpha=0.45,
@@ -85,7 +85,7 @@ def pareto(found: Sequence[TaskResult]) -> Figure:
     names = list(dict.fromkeys(result.task.dataset for result in found))
     figure = Figure(figsize=(9.6, 0.6 + 2.9 * len(names)), layout="constrained")
     panels = figure.subplots(len(names), 2, squeeze=False, sharey="row")
-    methods = list(dict.fromkeys(s.method for result in found for s in _current(result)))
+    methods = list(dict.fromkeys(s.method for result in found for s in result.current()))
     costs = (("parameters", "parameters"), ("latency_ms", "inference on all nodes (ms)"))
     for row, name in zip(panels, names, strict=True):
         mine = [result for result in found if result.task.dataset == name]
@@ -106,7 +106,7 @@ def _cost_panel(
     for place, method in enumerate(methods):
         # students of one size would hide each other
         shift = 1 + 0.03 * (place - (len(methods) - 1) / 2)
-        pairs = [(_cost(r, s, column), s) for r in found for s in _current(r) if s.method == method]
+        pairs = [(_cost(r, s, column), s) for r in found for s in r.current() if s.method == method]
         x, y = [shift * cost for cost, _ in pairs], [s.test["mean"] for _, s in pairs]
         down = [s.test["mean"] - s.low for _, s in pairs]
         up = [s.high - s.test["mean"] for _, s in pairs]
@@ -137,7 +137,7 @@ def _cost(result: TaskResult, summary: Summary, column: str) -> float:
     if column == "parameters":
         return summary.middle(column)
     size = summary.middle("parameters")
-    alike = [s.middle(column) for s in _current(result) if s.middle("parameters") == size]
+    alike = [s.middle(column) for s in result.current() if s.middle("parameters") == size]
     return sorted(alike)[len(alike) // 2]
 
 
@@ -198,17 +198,9 @@ def _total(run: dict[str, Any], prefix: str) -> list[float]:
     return [float(np.linalg.norm(values)) for values in zip(*parts, strict=True)]
 
 
-def _traces(schedule: Schedule, result: TaskResult) -> _Traces:
-    found: _Traces = {}
-    for summary in _current(result):
-        runs = [schedule.traces.get(row["key"]) for row in summary.rows]
-        found[summary.method] = [run for run in runs if run is not None]
-    return {method: runs for method, runs in found.items() if runs}
-
-
 def _maps(schedule: Schedule, result: TaskResult) -> None:
     """The attention of every method that has any, of its run that is best on validation."""
-    for summary in _current(result):
+    for summary in result.current():
         row = max(summary.rows, key=lambda row: row["val"])
         trace = schedule.traces.get(row["key"])
         if trace is None or "attention" not in trace:
@@ -216,10 +208,6 @@ def _maps(schedule: Schedule, result: TaskResult) -> None:
         name = f"attention-{_file_name(result)}-{_slug(summary.method)}.png"
         title = f"{summary.method}, {result.task.name}, seed {row['seed']}"
         attention_map(torch.tensor(trace["attention"]), schedule.study.folder / name, title=title)
-
-
-def _current(result: TaskResult) -> list[Summary]:
-    return [summary for summary in result.summaries if summary.current]
 
 
 def _file_name(result: TaskResult) -> str:

@@ -79,6 +79,10 @@ class TaskResult:
     pending: int
     notes: list[str]
 
+    def current(self) -> list[Summary]:
+        """Those of the recipes that the study file describes now."""
+        return [summary for summary in self.summaries if summary.current]
+
 
 def write_results(schedule: Schedule) -> list[TaskResult]:
     """Write runs.csv (and .parquet), results.json, tables.md, tables.tex and the figures."""
@@ -96,6 +100,15 @@ def write_results(schedule: Schedule) -> list[TaskResult]:
     write_tables(schedule, found)
     write_figures(schedule, found)
     return found
+
+
+def traces_of(schedule: Schedule, result: TaskResult) -> dict[str, list[dict[str, Any]]]:
+    """Curves, norms and maps of the runs of every current recipe, by method."""
+    found = {}
+    for summary in result.current():
+        runs = [schedule.traces.get(row["key"]) for row in summary.rows]
+        found[summary.method] = [run for run in runs if run is not None]
+    return {method: runs for method, runs in found.items() if runs}
 
 
 def write_csv(path: Path, rows: Iterable[dict[str, Any]]) -> None:

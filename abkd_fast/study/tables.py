@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from abkd_fast._storage import write_atomically
-from abkd_fast.study.results import Summary, TaskResult
+from abkd_fast.study.layer_maps import HEAD, NOTE, map_rows
+from abkd_fast.study.results import Summary, TaskResult, traces_of
 from abkd_fast.study.schedule import Schedule
 
 MIB = 2**20
@@ -40,12 +41,12 @@ def markdown(schedule: Schedule, found: Sequence[TaskResult]) -> str:
         " each.",
     ]
     for result in found:
-        lines += _section(result, "pipe")
+        lines += _section(result, map_rows(traces_of(schedule, result)))
     return "\n".join(lines) + "\n"
 
 
-def _section(result: TaskResult, style: str) -> list[str]:
-    current = [summary for summary in result.summaries if summary.current]
+def _section(result: TaskResult, maps: list[list[str]]) -> list[str]:
+    current, style = result.current(), "pipe"
     earlier = [summary for summary in result.summaries if not summary.current]
     lines = ["", f"## {result.task.name}", "", _teacher_line(result), ""]
     if result.pending:
@@ -56,6 +57,8 @@ def _section(result: TaskResult, style: str) -> list[str]:
         lines += ["", "Differences at the same seeds; p after Holm's correction for the number of"]
         lines += ["comparisons against the same method.", ""]
         lines.append(_table(_PAIRS, _pair_rows(result), style))
+    if maps:
+        lines += ["", *NOTE, "", _table(HEAD, maps, style)]
     if earlier:
         lines += ["", "Earlier recipes, each with its own test figure:", ""]
         lines.append(_table(_HEAD, [_row(summary) for summary in earlier], style))
@@ -77,7 +80,7 @@ def latex(found: Sequence[TaskResult]) -> str:
     """The same tables with booktabs rules, one after the other."""
     parts = []
     for result in found:
-        current = [summary for summary in result.summaries if summary.current]
+        current = result.current()
         parts += [f"% {result.task.name}", _table(_HEAD, [_row(s) for s in current], "latex")]
         if result.comparisons:
             parts.append(_table(_PAIRS, _pair_rows(result), "latex"))
