@@ -21,6 +21,7 @@ from abkd_fast._diagnose import first_not_finite
 from abkd_fast._epoch import BatchEpoch
 from abkd_fast._optimizer import make_optimizer, make_scheduler
 from abkd_fast._step import Step
+from abkd_fast._training_result import distill_result, load_best
 from abkd_fast.batches import Batches
 from abkd_fast.callbacks import Callback, ProgressBar
 from abkd_fast.capture import Recorder, call_model, match_layers
@@ -28,7 +29,6 @@ from abkd_fast.config import TrainConfig
 from abkd_fast.data import GraphData
 from abkd_fast.distill import Objective
 from abkd_fast.inductive import predict
-from abkd_fast.metrics import count_parameters, peak_bytes, quantiles, split_scores
 from abkd_fast.result import DistillResult, TrainingError
 from abkd_fast.teacher import TeacherCache
 
@@ -262,37 +262,10 @@ class Distiller:
         return Trained(self.student, self.objective, optimizer, scheduler)
 
     def _result(self, progress: Progress) -> DistillResult:
-        best = progress.best
-        prefix = "student."
-        self.student.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in best.items() if k.startswith(prefix)}
-        )
-        parameters = count_parameters(self.student)
-        metrics: dict[str, Any] = {
-            "student": {"parameters": parameters, **split_scores(self._predict(), self.data)},
-            "teacher": None,
-            "compression_ratio": None,
-            "best_epoch": progress.best_epoch,
-            "epochs": progress.epoch,
-            "step_ms": quantiles([record["step_ms"] for record in progress.history]),
-            "peak_bytes": peak_bytes(),
-        }
-        if self.teacher is not None and self._teacher_logits is not None:
-            teacher_parameters = self.teacher.parameters
-            scores = split_scores(self._teacher_logits, self.data)
-            metrics["teacher"] = {"parameters": teacher_parameters, **scores}
-            if teacher_parameters is not None:
-                metrics["compression_ratio"] = teacher_parameters / parameters
-        return DistillResult(
-            student=self.student,
-            metrics=metrics,
-            history=progress.history,
-            attention=best.get("attention"),
-            dissimilarity=best.get("dissimilarity"),
-            attention_history=torch.stack(progress.maps) if progress.maps else None,
-            attention_epochs=progress.map_epochs,
-            checkpoint=self._folder.checkpoint,
-        )
+        load_best(self.student, progress)
+        logits = (self._predict(), self._teacher_logits)
+        checkpoint = self._folder.checkpoint
+        return distill_result(self.student, progress, self.data, *logits, self.teacher, checkpoint)
 
     def _identity(self) -> dict[str, Any]:
         shapes = {name: list(p.shape) for name, p in self.student.named_parameters()}

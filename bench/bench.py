@@ -38,7 +38,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--providers", nargs="+", default=["*"], metavar="PATTERN",
                         help="beside ours: 'torch*' PyG")  # fmt: skip
     parser.add_argument("--turns", type=int, default=5, help="of every provider")
-    parser.add_argument("--memory", action="store_true", help="peak of a fresh process a row")
+    parser.add_argument("--memory", nargs="?", const="all", choices=("all", "fastest"),
+                        help="peak of a fresh process; fastest: ours and the fastest peer's only",
+                        )  # fmt: skip
     parser.add_argument("--out", type=Path, help="write the report with all samples")
     parser.add_argument("--no-samples", action="store_true", help="quantiles alone, to commit")
     parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)
@@ -54,6 +56,7 @@ def run(options: argparse.Namespace, console: Console) -> int:
     import pytest
     from harness import write_json
     from registry import report
+    from registry.ratios import ratios
 
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"
@@ -71,7 +74,9 @@ def run(options: argparse.Namespace, console: Console) -> int:
             return 1
         found = report.fold(json.loads(raw.read_text()))
     if options.memory:
-        report.add_memory(found["rows"], HERE)
+        rows = found["rows"]
+        chosen = [row for pair in ratios(found) for row in pair if row is not None]
+        report.add_memory(rows if options.memory == "all" else chosen, HERE)
     report.show(found, console)
     if options.no_samples:
         for row in found["rows"]:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
+from registry.ratios import ratios
 
 from abkd_fast.plots import COLORS
 
 Report = dict[str, Any]
 TICKS = [0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
-
-
-def ratios(report: Report) -> Iterator[tuple[Report, Report | None]]:
-    """(our row, the fastest peer's or None where none was timed) of every case."""
-    for spec in dict.fromkeys(row["spec"] for row in report["rows"]):
-        sides = [row for row in report["rows"] if row["spec"] == spec]
-        ours = next((row for row in sides if row["provider"] == "abkd_fast"), None)
-        peers = [row for row in sides if not row["provider"].startswith("abkd_fast")]
-        if ours is not None:
-            yield ours, min(peers, key=lambda row: row["p50"], default=None)
 
 
 def draw_ratios(reports: dict[str, Report]) -> Figure:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ratio_plot import ratios
+from registry.ratios import ratios
 from sections import figure, figure_line, machine, table
 
 NONE = "–"

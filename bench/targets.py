@@ -177,8 +177,8 @@ def growth_lines(report: Report) -> Iterator[Line]:
 # -- why a target is missed ---------------------------------------------------------------------
 
 WHERE = {
-    "layer_pair": "What was tried to pass it: [layer_pair](#layer_pair-abkd-loss-and-all-gradients)"
-    " (*bf16*).",
+    "layer_pair": "Where its time goes: the columns `layer_pair*` of [Whole steps](#whole-steps). "
+    "What was tried: [layer_pair](#layer_pair-abkd-loss-and-all-gradients) (*bf16*).",
     "step": "Where our time goes: [Whole steps](#whole-steps).",
     "latency": "What a small student costs is calls, and what was done about them: "
     "[latency](latency.md#node-queries).",
@@ -198,9 +198,10 @@ def reason(line: Line) -> str:
     what = f"the operations counted take {figure(product)} ms at the rate of a large product"
     if copy > product:
         what = f"the bytes counted take {figure(copy)} ms at the rate of a large copy"
+    share = max(product, copy) / ours["median_ms"]
     return begin + (
         f"{line.low:g} times would be {figure(peer / line.low)} ms; {what}, and ours takes "
-        f"{figure(ours['median_ms'])} ms."
+        f"{figure(ours['median_ms'])} ms, {share:.0%} of that rate."
     )
 
 
@@ -224,7 +225,8 @@ def targets_section(reports: dict[str, Report]) -> list[str]:
         for name in dict.fromkeys(line.report for line in missed):
             text += [reason(line) for line in missed if line.report == name]
             text += ["", *([WHERE[name], ""] if name in WHERE else [])]
-    text += [f"- `{name}-cpu.json`: {machine(reports[name])}" for name in names]
+    text += [f"- `{name}-cpu.json`: {machine(reports[name])} Load of the machine when it ended: "
+             f"{reports[name]['environment']['load']:.1f}." for name in names]  # fmt: skip
     return [*text, ""]
 
 

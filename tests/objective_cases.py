@@ -6,6 +6,7 @@ from abkd_fast import CSRGraph, TeacherCache
 from abkd_fast.capture import Capture
 
 N, CLASSES = 40, 3
+SOME = torch.tensor([3, 39, 0, 17, 8, 21, 5, 33, 2, 11, 30, 1])
 
 
 def graph(num_nodes=N, seed=0):
@@ -71,3 +72,9 @@ def unit(rows):
 def kl(p_log, q_log):
     """KL(p || q) of log-probabilities, over the last dimension."""
     return (p_log.exp() * (p_log - q_log)).sum(-1)
+
+
+def part_of(teacher, nodes):
+    """The teacher as if there were no other nodes."""
+    states = [teacher.layer(i)[nodes] for i in range(teacher.num_layers)]
+    return TeacherCache.from_states(states, teacher.logits[nodes], dtype=torch.float64)

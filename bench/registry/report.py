@@ -61,11 +61,17 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def add_memory(rows: list[Row], bench: Path) -> None:
-    """Peak of two steps of every row in a fresh process, above what was held before."""
+    """Peak of two steps of every row in a fresh process, above what was held before.
+
+    A process that fails, for want of memory perhaps, is named, and its row goes without.
+    """
     for row in rows:
-        row["memory"] = child(
-            str(bench), ["--memory-of", "/".join(row[f] for f in FIELDS), row["provider"]]
-        )
+        spec = "/".join(row[f] for f in FIELDS)
+        try:
+            row["memory"] = child(str(bench), ["--memory-of", spec, row["provider"]])
+        except SystemExit as failure:
+            last = str(failure).strip().splitlines()[-1:]
+            print(f"no memory of {spec}, {row['provider']}: {''.join(last)}", flush=True)
 
 
 def show(report: dict[str, Any], console: Console) -> None:
@@ -82,7 +88,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         ratio = f"{row['p50'] / mine[row['spec']]:.2f}" if row["spec"] in mine else ""
         cells = [row["provider"], *times, str(row["n"]), ratio]
         cells += [f"{row['gb_s']:.3g}", f"{row['of_copy']:.0%}" if "of_copy" in row else ""]
-        cells += [f"{row['memory']['above_data_mb']:.0f}"] if memory else []
+        held = f"{row['memory']['above_data_mb']:.0f}" if "memory" in row else ""
+        cells += [held] if memory else []
         table.add_row("" if last == row["spec"] else row["spec"], *cells)
         last = row["spec"]
     console.print(table)
