@@ -80,6 +80,7 @@ bench-all: $(READY)
 	$(BIN)/python bench/bench_pair_infonce.py
 	$(BIN)/python bench/bench_step.py
 	$(BIN)/python bench/bench_growth.py
+	$(BIN)/python bench/bench_serve.py
 	$(BIN)/python bench/write_docs.py
 
 # One table of a study, from Cora under $$ABKD_DATA or downloaded: runs/small/tables.md.

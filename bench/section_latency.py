@@ -46,11 +46,16 @@ def latency_table(report: dict[str, Any]) -> list[str]:
     cells = []
     for row in report["rows"]:
         for name, side in row["sides"].items():
-            times = [_cell(side[key]) for key in (*QUANTILES, "min", "undisturbed_p50")]
             what = [row["dataset"], row["model"], row["query"]]
-            cells.append([*what, name, *times, f"{side['n']} ({side['interrupted']})"])
+            cells.append([*what, name, *times(side)])
     head = ["graph", "model", "query", "side", *QUANTILES, "min", "calm p50", "n"]
     return table(head, cells)
+
+
+def times(side: dict[str, Any]) -> list[str]:
+    """p50, p90, p99, minimum, p50 of the undisturbed calls, n of a side."""
+    found = [_cell(side[key]) for key in (*QUANTILES, "min", "undisturbed_p50")]
+    return [*found, f"{side['n']} ({side['interrupted']})"]
 
 
 def _cell(value: float | None) -> str:
@@ -117,10 +122,9 @@ def readme_rows(report: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def write_page(report: dict[str, Any], path: Path) -> None:
-    """Put the tables between the marks of docs/latency.md."""
-    text = path.read_text()
-    marked = re.compile(r"(<!-- latency -->\n).*(<!-- end -->)", re.DOTALL)
-    assert marked.search(text), f"{path} must hold <!-- latency --> and <!-- end -->"
-    lines = "\n".join(latency_section(report))
-    path.write_text(marked.sub(rf"\1{lines}\n\2", text))
+def write_page(path: Path, mark: str, lines: list[str]) -> None:
+    """Put ``lines`` between the marks <!-- MARK --> and <!-- end --> of a page."""
+    text, inside = path.read_text(), "\n".join(lines)
+    marked = re.compile(rf"(<!-- {mark} -->\n).*?(<!-- end -->)", re.DOTALL)
+    assert marked.search(text), f"{path} must hold <!-- {mark} --> and <!-- end -->"
+    path.write_text(marked.sub(lambda found: f"{found[1]}{inside}\n{found[2]}", text))

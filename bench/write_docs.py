@@ -16,13 +16,14 @@ import roofline
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
 from section_contrast import contrast_section
-from section_latency import readme_rows, write_page
+from section_latency import latency_section, readme_rows, write_page
 from section_limits import limits_section
 from section_neighbor_kl import neighbor_kl_section
 from section_orders import reorder_section, sampling_section
 from section_registry import registry_section
 from section_relational import relational_section
 from section_scale import arxiv_section, growth_ops_section, mag_section
+from section_serve import serve_section
 from sections import (
     conv_section,
     dropout_section,
@@ -58,6 +59,7 @@ NAMES = (
     "accelerate",
     "pair_infonce",
     "latency",
+    "serve",
 )
 WHOLE_RUNS = {  # on a machine with the time and memory for them
     "growth_ops": growth_ops_section,
@@ -161,7 +163,8 @@ def main() -> None:
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(reports)))
     (ROOT / "docs/roofline.md").write_text("\n".join(roofline.page(reports, gpus)))
-    write_page(reports["latency"], ROOT / "docs/latency.md")
+    write_page(ROOT / "docs/latency.md", "latency", latency_section(reports["latency"]))
+    write_page(ROOT / "docs/export.md", "serve", serve_section(reports["serve"]))
     lines = "\n".join(readme_table(reports))
     readme = (ROOT / "README.md").read_text()
     marked = re.compile(r"(<!-- bench -->\n).*(<!-- end -->)", re.DOTALL)

@@ -89,6 +89,19 @@ def test_first_hop_is_read_not_computed():
         latency.NodeServer(GCNII(12, 4, 2, 4).double(), graph, first_hop=True)
 
 
+@pytest.mark.parametrize("first_hop", [False, True])
+def test_wide_layers(first_hop):
+    """Their products are torch's, into memory of a size that the example must not decide."""
+    graph = hub_data(sparse=False)
+    model = GCN(12, 1024, 2, 4).double().eval()
+    with torch.no_grad():
+        expected = model(graph.x, graph.graph)
+    server = latency.NodeServer(model, graph, first_hop=first_hop)
+    assert server.form == "flat", server.why
+    for nodes in (torch.arange(80), torch.arange(70, 80), torch.tensor([3])):
+        torch.testing.assert_close(server(nodes), expected[nodes], rtol=1e-12, atol=1e-12)
+
+
 def test_neighbourhood_is_the_rows_within_the_hops():
     graph = hub_data(sparse=False)
     server = latency.NodeServer(GCNII(12, 4, 2, 4).double(), graph)

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
 Flat = Callable[..., Tensor]
-_SAME_ROWS = ("linear", "relu", "native_batch_norm", "elu", "getitem")
+_SAME_ROWS = ("linear", "mm", "addmm", "relu", "relu_", "native_batch_norm", "elu", "getitem")
 
 
 class NotTrimmable(Exception):
@@ -33,6 +33,7 @@ def flatten(function: Callable[..., Tensor], *inputs: Tensor) -> fx.GraphModule:
     with torch.no_grad():
         line = make_fx(function)(*inputs)
         _drop_views(line.graph)
+        _return_products(line.graph)
         line.graph.eliminate_dead_code()
         _fold_constants(line)
     line.recompile()
@@ -51,6 +52,18 @@ def _drop_views(graph: fx.Graph) -> None:
             if source.meta["val"].shape == node.meta["val"].shape:
                 node.replace_all_uses_with(source)
                 graph.erase_node(node)
+
+
+def _return_products(graph: fx.Graph) -> None:
+    """Ops that write into new memory, which would have the example's size, return it instead."""
+    for node in list(graph.nodes):
+        out = node.kwargs.get("out")
+        if isinstance(out, fx.Node) and out.target is torch.ops.abkd_fast.empty_output.default:
+            for user in [user for user in out.users if user is not node]:
+                user.replace_input_with(out, node)
+            node.target = node.target.overloadpacket.default
+            node.kwargs = {name: given for name, given in node.kwargs.items() if name != "out"}
+            graph.erase_node(out)
 
 
 def _fold_constants(line: fx.GraphModule) -> None:
