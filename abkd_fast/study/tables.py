@@ -10,6 +10,7 @@ from abkd_fast._storage import write_atomically
 from abkd_fast.study.layer_maps import HEAD, NOTE, map_rows
 from abkd_fast.study.results import Summary, TaskResult, traces_of
 from abkd_fast.study.schedule import Schedule
+from abkd_fast.study.spec import Study
 
 MIB = 2**20
 _HEAD = (
@@ -35,14 +36,23 @@ def markdown(schedule: Schedule, found: Sequence[TaskResult]) -> str:
         "",
         f"Written by `abkd-fast study {study.file.name}`. Figures in percent: mean ± sample",
         "standard deviation over n seeds; the interval is the 95 % BCa bootstrap of the mean.",
-        f"Recipes were chosen on validation alone ({study.trials} trials x {study.trial_seeds}"
-        " seeds for every method) and are in `recipes.json`.",
+        _chosen(study),
         f"Costs are medians over the runs, {study.workers} at a time with {study.threads} thread(s)"
         " each.",
     ]
     for result in found:
         lines += _section(result, map_rows(traces_of(schedule, result)))
     return "\n".join(lines) + "\n"
+
+
+def _chosen(study: Study) -> str:
+    if study.trials:
+        budget = f"{study.trials} trials x {study.trial_seeds} seeds for every method"
+        return f"Recipes were chosen on validation alone ({budget}) and are in `recipes.json`."
+    if study.base is None:
+        return "Nothing was searched: settings are the study file's."
+    file, method = study.base
+    return f"Nothing was searched: settings are {method}'s of `{file}` and the study file's."
 
 
 def _section(result: TaskResult, maps: list[list[str]]) -> list[str]:
