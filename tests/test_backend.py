@@ -189,6 +189,7 @@ def test_a_smaller_instruction_set_on_request(isa):
 def test_ops_on_the_other_back_ends(op, environment):
     command = [str(Path(sys.executable).with_name("pytest")), "-q", "-p", "no:cacheprovider"]
     files = sorted(str(path) for path in (ROOT / "tests").glob(f"test_{op}*.py"))
+    assert files, f"{op} has no test file"
     chosen = ["-k", "not compiles", *files]
     done = run(*command, *chosen, OMP_NUM_THREADS="1", **environment)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]

@@ -1,34 +1,16 @@
-"""neighborhood and select_rows against their definitions, and what callers rely on."""
+"""neighborhood against its definition, and what callers rely on."""
 
 import pytest
 import torch
+from query_cases import GRAPHS, assert_same_graph
 
 from abkd_fast import ops
 from abkd_fast._backend import backend, backend_of
-from abkd_fast.graph import CSRGraph
 from abkd_fast.ops.neighborhood import unvisited
-from abkd_fast.testing import random_graph, sample_graph, wide_indices
-
-GRAPHS = {
-    "power-law": lambda: random_graph(300, mean_degree=9, power_law=True, seed=1),
-    "weighted": lambda: random_graph(40, mean_degree=5, dtype=torch.float32, seed=2),
-    "float64": lambda: random_graph(40, mean_degree=5, dtype=torch.float64, seed=2),
-    "wide-indices": lambda: wide_indices(random_graph(60, mean_degree=4, seed=3)),
-    "no-edges": lambda: CSRGraph.from_csr(torch.zeros(9, dtype=torch.int64), torch.zeros(0).long()),
-    "hub": lambda: sample_graph("hub"),
-}
 
 
 def chosen(graph, count=3, step=1):
     return torch.randperm(graph.num_dst, generator=torch.Generator().manual_seed(0))[:count][::step]
-
-
-def assert_same_graph(got, want):
-    assert torch.equal(got.rowptr, want.rowptr)
-    assert torch.equal(got.col, want.col)
-    assert got.rowptr.dtype == want.rowptr.dtype and got.num_src == want.num_src
-    assert (got.value is None) == (want.value is None)
-    assert got.value is None or torch.equal(got.value, want.value)
 
 
 @pytest.mark.parametrize("name", GRAPHS)
@@ -75,32 +57,6 @@ def test_positions_are_as_before_after_answers_and_after_errors():
         assert bool((positions == -1).all())
     with pytest.raises(RuntimeError, match="positions must be"):
         search(torch.tensor([0]), positions[:3])
-    with pytest.raises(RuntimeError, match="rows must lie in"):
-        torch.ops.abkd_fast.select_rows(graph.rowptr, graph.col, None, torch.tensor([300]))
-
-
-@pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.parametrize("rows", [[], [2], [4, 0, 4, 3]])
-def test_select_rows_equals_its_definition(name, rows):
-    graph, rows = GRAPHS[name](), torch.tensor(rows, dtype=torch.int64)
-    got = ops.select_rows(graph, rows)
-    with backend("reference"):
-        want = ops.select_rows(graph, rows)
-    assert_same_graph(got, want)
-    assert torch.equal(got.to_dense(), graph.to_dense()[rows])
-
-
-def test_select_rows_does_not_depend_on_threads():
-    graph = random_graph(4000, mean_degree=40, dtype=torch.float32, seed=4)
-    rows = torch.randint(4000, (6000,), generator=torch.Generator().manual_seed(1))
-    threads, results = torch.get_num_threads(), []
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            results.append(ops.select_rows(graph, rows))
-    finally:
-        torch.set_num_threads(threads)
-    assert_same_graph(*results)
 
 
 def test_bad_input_is_named():
@@ -113,7 +69,3 @@ def test_bad_input_is_named():
         ops.neighborhood(graph, torch.tensor([40]), 1)
     with pytest.raises(ValueError, match="graph must be square"):
         ops.neighborhood(ops.select_rows(graph, torch.tensor([0])), torch.tensor([0]), 1)
-    with pytest.raises(ValueError, match="rows must lie in"):
-        ops.select_rows(graph, torch.tensor([-1]))
-    with pytest.raises(ValueError, match="rows must"):
-        ops.select_rows(graph, torch.tensor([1.0]))
