@@ -180,7 +180,7 @@ WHERE = {
     "layer_pair": "Where its time goes: the columns `layer_pair*` of [Whole steps](#whole-steps). "
     "What was tried: [layer_pair](#layer_pair-abkd-loss-and-all-gradients) (*bf16*).",
     "step": "Where our time goes: [Whole steps](#whole-steps).",
-    "latency": "What a small student costs is calls, and what was done about them: "
+    "latency": "What a small student costs, and what was done about it: "
     "[latency](latency.md#node-queries).",
     "growth": "What makes an edge dearer, and what was tried: [Growth](#growth).",
 }

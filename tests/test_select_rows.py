@@ -46,3 +46,6 @@ def test_the_kernel_checks_rows():
     graph = GRAPHS["weighted"]()
     with pytest.raises(RuntimeError, match="rows must lie in"):
         torch.ops.abkd_fast.select_rows(graph.rowptr, graph.col, None, torch.tensor([300]))
+    rowptr, col = torch.tensor([0, 2**26], dtype=torch.int32), torch.empty(2**26, dtype=torch.int32)
+    with pytest.raises(RuntimeError, match="rows must have at most 2147483647 entries"):
+        torch.ops.abkd_fast.select_rows(rowptr, col, None, torch.zeros(32, dtype=torch.int64))

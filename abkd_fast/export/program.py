@@ -16,8 +16,15 @@ from abkd_fast._csr import Structure
 from abkd_fast.data import GraphData
 from abkd_fast.export.weights import pack, unpack
 from abkd_fast.graph import CSRGraph
-from abkd_fast.latency.server import CONVS, Neighbourhood, depth, operator, operator_name
-from abkd_fast.nn import RGCN, GCNConv, GraphClassifier
+from abkd_fast.latency.server import (
+    CONVS,
+    Neighbourhood,
+    depth,
+    first_input,
+    operator,
+    operator_name,
+)
+from abkd_fast.nn import RGCN, GraphClassifier
 
 _CPU = torch.device("cpu")
 
@@ -190,13 +197,7 @@ def _signature(model: nn.Module, data: GraphData, baked: bool, first_hop: bool) 
     if data.graph.device.type != "cpu":
         raise ValueError(f"data must be on the CPU, got {data.graph.device}; data.to('cpu')")
     convs = [module for module in model.modules() if isinstance(module, CONVS)]
-    x = data.aggregated_x if first_hop else data.x
-    if first_hop and (not convs or not isinstance(convs[0], GCNConv) or x is None):
-        raise ValueError(
-            "first_hop needs a GCN and features whose A_hat X pays, got "
-            f"{type(model).__name__} on {data!r}"
-        )
-    assert x is not None
+    x = first_input(model, convs, data, first_hop)
     sparse = isinstance(x, CSRGraph)
     names = ["x_rowptr", "x_col", "x_value"] if sparse else ["x"]
     tensors = parts(x)

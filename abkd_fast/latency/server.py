@@ -63,14 +63,7 @@ class NodeServer:
         self._operator_name = operator_name(convs, data)
         self._operator = operator(self._operator_name, data)
         self.hops = depth(model, convs) - first_hop
-        features = data.aggregated_x if first_hop else data.x
-        if first_hop and (not convs or not isinstance(convs[0], GCNConv) or features is None):
-            raise ValueError(
-                "first_hop needs a GCN and features whose A_hat X pays, got "
-                f"{type(model).__name__} on {data!r}"
-            )
-        assert features is not None
-        self._features, self._first_hop = features, first_hop
+        self._features, self._first_hop = first_input(model, convs, data, first_hop), first_hop
         self._unvisited = PerThread(self._operator)
         self.form, self.why = "model", "flat=False"
         self._line: Callable[..., Tensor] = self._run_model
@@ -171,6 +164,20 @@ class Neighbourhood(CSRGraph):
     def gcn_norm(self) -> CSRGraph:
         """Itself."""
         return self
+
+
+def first_input(
+    model: nn.Module, convs: Sequence[nn.Module], data: GraphData, first_hop: bool
+) -> Tensor | CSRGraph:
+    """X, or A_hat X where the model can start from it."""
+    x = data.aggregated_x if first_hop else data.x
+    if first_hop and (not convs or not isinstance(convs[0], GCNConv) or x is None):
+        raise ValueError(
+            "first_hop needs a GCN and features whose A_hat X pays, got "
+            f"{type(model).__name__} on {data!r}"
+        )
+    assert x is not None
+    return x
 
 
 def depth(model: nn.Module, convs: Sequence[nn.Module]) -> int:

@@ -24,6 +24,7 @@ def select_rows(graph: CSRGraph, rows: Tensor) -> CSRGraph:
 
     Raises:
         ValueError: unknown rows, or another dtype.
+        RuntimeError: repeated rows have more entries than the graph's index dtype can count.
     """
     check_tensor("rows", rows, dim=1, dtypes=[torch.int64], device=graph.device)
     check_range("rows", rows, graph.num_dst, "num_dst")

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <tuple>
 #include <vector>
 
@@ -25,8 +26,13 @@ class RowCopy {
  public:
   RowCopy(const Tensor& rowptr, const int64_t* chosen, int64_t rows)
       : from_(static_cast<const Index*>(rowptr.data_ptr())), chosen_(chosen), to_(rows + 1) {
+    constexpr int64_t kMost = std::numeric_limits<Index>::max();
+    int64_t count = 0;  // rows that repeat may have more entries than their matrix
     for (int64_t i = 0; i < rows; ++i) {
-      to_[i + 1] = to_[i] + (from_[chosen[i] + 1] - from_[chosen[i]]);
+      count += from_[chosen[i] + 1] - from_[chosen[i]];
+      STD_TORCH_CHECK(count <= kMost, "rows must have at most ", kMost,
+                      " entries, which the index dtype can count; ask for fewer rows");
+      to_[i + 1] = static_cast<Index>(count);
     }
   }
 
@@ -109,8 +115,8 @@ class Search {
 
  private:
   void visit(int64_t node) {
-    positions_[node] = static_cast<Index>(nodes_.size());
-    nodes_.push_back(node);
+    nodes_.push_back(node);  // first: what fails here leaves no position behind
+    positions_[node] = static_cast<Index>(nodes_.size()) - 1;
   }
 
   int64_t rows_;
