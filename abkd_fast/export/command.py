@@ -10,11 +10,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from abkd_fast import data as datasets
-from abkd_fast.config import SettingError
 from abkd_fast.export.files import Exported
 from abkd_fast.export.write import FORMATS, export_student
-from abkd_fast.latency.subjects import model_path
+from abkd_fast.latency.subjects import check_fits, data_of, model_path
 from abkd_fast.model_file import load_model
 
 
@@ -46,22 +44,8 @@ def run_export(options: ExportOptions) -> Exported:
     """Write the program and print how it compares with the student."""
     file = model_path(options.student)
     model, about = load_model(file)
-    if options.data is not None:
-        data = datasets.load_path(options.data)
-    else:
-        name = options.dataset or about.dataset
-        if name not in datasets.names():
-            raise SettingError(
-                f"dataset must be given: {name!r}, which the student was trained on, is none of "
-                "the registered ones; pass --dataset NAME or --data PATH"
-            )
-        data = datasets.load(name, root=options.root)
-    sizes = data.num_features, data.num_classes
-    if sizes != (about.in_channels, about.out_channels):
-        raise SettingError(
-            f"data must have the {about.in_channels} features and {about.out_channels} classes of "
-            f"the student, got {sizes[0]} and {sizes[1]} ({data.name})"
-        )
+    data = data_of(options.data, options.dataset, options.root, about.dataset)
+    check_fits(about, data, "the student")
     out = options.out or file.with_name(file.stem + FORMATS[options.format])
     exported = export_student(
         model,

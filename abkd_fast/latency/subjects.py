@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abkd_fast import data as datasets
 from abkd_fast._csr import Structure
 from abkd_fast.capture import call_model
+from abkd_fast.config import SettingError
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.flat import flatten
@@ -174,3 +176,28 @@ def node_call(server: NodeServer, queries: Sequence[Tensor]) -> Call:
         return lambda: server(queries[0])
     turn = cycle(queries)
     return lambda: server(next(turn))
+
+
+def data_of(
+    path: Path | None, dataset: str | None, root: Path | None, trained_on: str
+) -> GraphData:
+    """The data at ``path``, or a registered set: ``dataset``, else the model's own."""
+    if path is not None:
+        return datasets.load_path(path)
+    name = dataset or trained_on
+    if name not in datasets.names():
+        raise SettingError(
+            f"dataset must be given: {name!r}, which the model was trained on, is none of "
+            "the registered ones; pass --dataset NAME or --data PATH"
+        )
+    return datasets.load(name, root=root)
+
+
+def check_fits(about: ModelFile, data: GraphData, name: str) -> None:
+    """Raise SettingError unless the model ``name`` is of the data's features and classes."""
+    sizes = data.num_features, data.num_classes
+    if sizes != (about.in_channels, about.out_channels):
+        raise SettingError(
+            f"data must have the {about.in_channels} features and {about.out_channels} classes of "
+            f"{name}, got {sizes[0]} and {sizes[1]} ({data.name})"
+        )
