@@ -38,6 +38,14 @@ def test_order_is_teacher_trials_recipes_runs(tmp_path):
     assert joined.settings["objective"] == "kd+abkd" and "kd.temperature" in joined.settings
 
 
+def test_every_teacher_comes_before_the_first_student(tmp_path):
+    """All runs of a task wait for its teacher: it must not start when all else is done."""
+    two = TINY.replace('teachers = ["gcnii-2x8"]', 'teachers = ["gcnii-2x8", "gcnii-3x8"]')
+    schedule = Schedule(load_study(write_study(tmp_path, two)))
+    kinds = [cell.kind for cell in run_fake(schedule)]
+    assert kinds[:2] == ["teacher", "teacher"] and "teacher" not in kinds[2:]
+
+
 def test_recipe_is_the_best_trial_on_validation(tmp_path):
     schedule = Schedule(load_study(write_study(tmp_path)))
     asked = run_fake(schedule)

@@ -238,7 +238,9 @@ class ABKD(Objective):
             return self._pooled(centre, means, attention, *self.maps())
         states = [widened(state) for state in student.states]
         if self.normalize == "rows":
-            return unit_rows_distance(rows, states, counted, attention, *self.maps())
+            return unit_rows_distance(
+                rows, teacher.widths, states, counted, attention, *self._stacked_maps()
+            )
         return layer_pair(
             rows,
             teacher.widths,

@@ -45,7 +45,7 @@ def teacher_moments(
     widths: Sequence[int],
     mask: Tensor | None = None,
     weight: Tensor | None = None,
-    block: int = 2048,
+    block: int | None = None,
 ) -> Moments:
     """First and second moments of every layer, for :func:`layer_pair`; computed in float64.
 
@@ -56,13 +56,16 @@ def teacher_moments(
         widths: width d_i of each of T layers.
         mask: [N] bool, nodes that count, or their indices, int64 in increasing order.
         weight: [N] float32/float64 >= 0. Not together with mask.
-        block: nodes converted to float64 at a time.
+        block: nodes of a layer converted to float64 at a time; None = 1024, which a processor's
+            cache has room for, and 16384 on a GPU.
 
     Raises:
         ValueError: as :func:`layer_pair`, and if block < 1.
     """
     checks.check_teacher(teacher, widths)
     checks.check_nodes(teacher, None, mask, weight, teacher.device)
+    if block is None:
+        block = 16384 if teacher.is_cuda else 1024
     if block < 1:
         raise ValueError(f"block must be >= 1, got {block}")
     checks.check_index(mask, teacher.size(0))
@@ -71,18 +74,20 @@ def teacher_moments(
     count = checks.check_values(teacher.size(0), nodes, weight, None)
     total = teacher.new_zeros(teacher.size(1), dtype=torch.float64)
     second = [total.new_zeros(width, width) for width in widths]
+    buffer = total.new_empty(min(block, num_rows) * max(widths))
+    ones = total.new_ones(min(block, num_rows))
     file = mapped_file(teacher)
     for start in range(0, num_rows, block):
         span = slice(start, min(start + block, num_rows))
-        read = teacher[span] if nodes is None else teacher
-        t = (read if nodes is None else teacher[nodes[span]]).double()
+        rows = teacher[span] if nodes is None else teacher[nodes[span]]
+        each = ones[: rows.size(0)] if weight is None else weight[span]
+        layers = zip(rows.split(list(widths), 1), total.split(list(widths)), second, strict=True)
+        for layer, first, products in layers:
+            t = buffer[: layer.numel()].view(layer.shape).copy_(layer)
+            first.addmv_(t.t(), each)
+            products.addmm_((t if weight is None else t * each[:, None]).t(), t)
         if file is not None:
-            file.drop(read)
-        weighted = t if weight is None else t * weight[span, None]
-        total += weighted.sum(0)
-        layers = zip(second, weighted.split(list(widths), 1), t.split(list(widths), 1), strict=True)
-        for out, left, right in layers:
-            out.addmm_(left.t(), right)
+            file.drop(rows if nodes is None else teacher)
     return Moments(total / count, [out / count for out in second], count)
 
 

@@ -55,13 +55,16 @@ class Schedule:
         A run that goes on already, or whose record says that it failed, is among them or not as it
         is without a record or with one.
         """
-        for task in self.study.tasks:
+        trained = []
+        for task in self.study.tasks:  # teachers first: every run of a task waits for its teacher
             teacher = Cell(TEACHER, task)
             record = self.teachers.get(teacher.key)
             if record is None:
                 yield teacher
             elif record.get("error") is None:
-                yield from self._of_task(task)
+                trained.append(task)
+        for task in trained:
+            yield from self._of_task(task)
 
     def _of_task(self, task: Task) -> Iterator[Cell]:
         methods = self.methods(task)
