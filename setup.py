@@ -40,6 +40,12 @@ def sources(folder, *patterns):
     return sorted(str(path.relative_to(here)) for path in paths)
 
 
+def relative_paths():
+    """Flags that leave this folder and torch's out of error messages, and so of the binary."""
+    folders = Path(__file__).parent.resolve(), Path(torch.__file__).parent / "include"
+    return [f"-fmacro-prefix-map={folder}/=" for folder in folders]
+
+
 def extension():
     flags = ["-O0", "-g"] if DEBUG else ["-O3", "-g0"]
     if SANITIZE:
@@ -49,7 +55,12 @@ def extension():
         sources("csrc", "*.cpp") + sources("csrc/cpu", "*.cpp"),
         include_dirs=["csrc"],
         extra_compile_args={
-            "cxx": ["-fvisibility=hidden", *flags, f"-DTORCH_TARGET_VERSION={TORCH_2_10}"]
+            "cxx": [
+                "-fvisibility=hidden",
+                *relative_paths(),
+                *flags,
+                f"-DTORCH_TARGET_VERSION={TORCH_2_10}",
+            ]
         },
         extra_link_args=SANITIZERS if SANITIZE else [],
         py_limited_api=True,
@@ -83,7 +94,7 @@ def cuda_extension():
         sources("csrc/cuda", "*.cpp", "*.cu"),
         include_dirs=["csrc"],
         extra_compile_args={
-            "cxx": ["-fvisibility=hidden", "-O2", "-g0", *defines],
+            "cxx": ["-fvisibility=hidden", *relative_paths(), "-O2", "-g0", *defines],
             "nvcc": ["-O3", "-Xcompiler", "-fvisibility=hidden", *defines],
         },
         py_limited_api=True,

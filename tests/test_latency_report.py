@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from abkd_fast import data, latency
+from abkd_fast._trained import model_path
 from abkd_fast.cli import main
 from abkd_fast.latency.page import print_report, write_report
-from abkd_fast.latency.subjects import FULL, ONE, WORST, model_path
+from abkd_fast.latency.subjects import FULL, ONE, WORST
 from abkd_fast.metrics import count_parameters, split_scores
 from abkd_fast.model_file import ModelFile, save_model
 from abkd_fast.nn import ModelSpec

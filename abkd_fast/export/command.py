@@ -10,9 +10,9 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from abkd_fast._trained import check_fits, data_of, model_path
 from abkd_fast.export.files import Exported
 from abkd_fast.export.write import FORMATS, export_student
-from abkd_fast.latency.subjects import check_fits, data_of, model_path
 from abkd_fast.model_file import load_model
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from abkd_fast._trained import check_fits, data_of
 from abkd_fast.config import SettingError
 from abkd_fast.data import GraphData
 from abkd_fast.latency.page import print_report, write_report
 from abkd_fast.latency.profile import profile
 from abkd_fast.latency.settings import ProfileConfig
-from abkd_fast.latency.subjects import Subject, check_fits, data_of, load_subjects
+from abkd_fast.latency.subjects import Subject, load_subjects
 
 
 def run_profile(config: ProfileConfig, command: str = "") -> dict[str, Any]:

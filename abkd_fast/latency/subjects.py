@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,10 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from abkd_fast import data as datasets
 from abkd_fast._csr import Structure
+from abkd_fast._trained import model_path
 from abkd_fast.capture import call_model
-from abkd_fast.config import SettingError
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.flat import flatten
@@ -51,40 +49,6 @@ class Subject:
     source: str | None = None
     prepare: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
-
-
-def model_path(path: str | Path, role: str = "student") -> Path:
-    """The model file that a path names: itself, or that of a run's folder.
-
-    Of several seeds the one that is best on validation, as the run's metrics.json says.
-
-    Raises:
-        ValueError: there is none.
-    """
-    path = Path(path)
-    if path.is_file():
-        return path
-    seeds = sorted(path.glob("seed*/student.safetensors"))
-    plain = [path / f"{name}.safetensors" for name in (role, "student", "teacher")]
-    found = [file for file in plain if file.is_file()]
-    if role == "student" and seeds:
-        best = path / f"seed{_best_seed(path / 'metrics.json')}" / "student.safetensors"
-        return best if best in seeds else seeds[0]
-    if found:
-        return found[0]
-    raise ValueError(
-        f"{role} must be a model file or the folder of a run that has one, got {str(path)!r}; "
-        "abkd-fast distill and train-teacher write them to their --out"
-    )
-
-
-def _best_seed(metrics: Path) -> int:
-    try:
-        content = json.loads(metrics.read_text())
-        values = content["student"]["val"]["values"]
-        return int(content["seeds"][max(range(len(values)), key=values.__getitem__)])
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return 0
 
 
 def load_subjects(students: Sequence[str | Path], teacher: str | Path | None) -> list[Subject]:
@@ -176,28 +140,3 @@ def node_call(server: NodeServer, queries: Sequence[Tensor]) -> Call:
         return lambda: server(queries[0])
     turn = cycle(queries)
     return lambda: server(next(turn))
-
-
-def data_of(
-    path: Path | None, dataset: str | None, root: Path | None, trained_on: str
-) -> GraphData:
-    """The data at ``path``, or a registered set: ``dataset``, else the model's own."""
-    if path is not None:
-        return datasets.load_path(path)
-    name = dataset or trained_on
-    if name not in datasets.names():
-        raise SettingError(
-            f"dataset must be given: {name!r}, which the model was trained on, is none of "
-            "the registered ones; pass --dataset NAME or --data PATH"
-        )
-    return datasets.load(name, root=root)
-
-
-def check_fits(about: ModelFile, data: GraphData, name: str) -> None:
-    """Raise SettingError unless the model ``name`` is of the data's features and classes."""
-    sizes = data.num_features, data.num_classes
-    if sizes != (about.in_channels, about.out_channels):
-        raise SettingError(
-            f"data must have the {about.in_channels} features and {about.out_channels} classes of "
-            f"{name}, got {sizes[0]} and {sizes[1]} ({data.name})"
-        )
