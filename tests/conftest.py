@@ -45,3 +45,11 @@ def abkd_data():
     if not root:
         pytest.skip("ABKD_DATA is not set: no local copy of the public data sets")
     return Path(root)
+
+
+@pytest.fixture
+def double():
+    """New tensors are float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import abkd_fast
 from abkd_fast import _backend, backend, kernels, reference
 from abkd_fast._backend import SCHEMAS, backend_of, has_backend
 from abkd_fast.ops import OPS, spmm
@@ -39,6 +40,13 @@ def test_schema_is_the_one_in_the_table(name):
 def test_every_op_of_the_extension_is_in_the_table():
     source = (ROOT / "csrc" / "library.cpp").read_text()
     assert set(re.findall(r'm\.def\(\s*"(\w+)\(', source)) == set(SCHEMAS)
+
+
+@needs_extension
+def test_the_binary_names_no_folder_of_the_build():
+    """Messages of torch's checks start with the file that they are in."""
+    binary = Path(abkd_fast.__file__).with_name("_C.abi3.so").read_bytes()
+    assert b"csrc/cpu/" in binary and str(ROOT).encode() not in binary
 
 
 def test_backend_of():

@@ -14,13 +14,6 @@ from abkd_fast.nn import GCN, GCNII, GraphSAGE
 CONFIG = TrainConfig(epochs=4, patience=None, lr=0.02)
 
 
-@pytest.fixture
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def run(data, batches=None, config=CONFIG, dropout=0.0, out=None, family=GCN):
     torch.manual_seed(0)
     teacher, student = GCNII(8, 6, 4, 3, dropout=0.5), family(8, 4, 2, 3, dropout=dropout)

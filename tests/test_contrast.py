@@ -11,13 +11,6 @@ from abkd_fast.distill import GCRD, STRIDE
 pytestmark = pytest.mark.usefixtures("double")
 
 
-@pytest.fixture
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def infonce(u, w, temperature):
     """Mean over v of -log softmax_x(<u_v, w_x> / tau) at x = v, in double loops."""
     total = 0.0

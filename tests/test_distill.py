@@ -12,11 +12,7 @@ from abkd_fast.nn import GCNII
 T, S, N = 5, 3, 40
 
 
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def problem(student_widths=(4, 4, 4), teacher_widths=(6,) * T, classes=3):

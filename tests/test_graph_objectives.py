@@ -20,13 +20,7 @@ from abkd_fast import CSRGraph
 from abkd_fast.distill import MSKD, GraphAKD
 from abkd_fast.subgraph import induced_subgraph
 
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def neighbour_distribution(edges, h, v, scale):

@@ -20,13 +20,7 @@ from abkd_fast.capture import Capture
 from abkd_fast.distill import AFD, AT, GLNN, MSKD, FitNets, GraphAKD, MustaD, SemCKD
 from abkd_fast.objective_settings import MustaDConfig, RunFacts
 
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def by_hand_at(objective, teacher, student):
