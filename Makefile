@@ -39,7 +39,9 @@ fuzz: $(READY)
 	$(BIN)/python tests/fuzz_csr.py
 
 # Every op against what is installed, a few minutes; bench-peers builds torch-scatter and
-# torch-sparse first; bench-all renews bench/results and the docs.
+# torch-sparse first; bench-all renews bench/results and the docs, but for the registry
+# (bench-registry), the large runs (bench_growth_ops, bench_arxiv, bench_mag) and processes
+# (bench_distributed).
 bench: $(READY)
 	$(BIN)/abkd-fast bench --quick --out runs/bench.json
 
@@ -75,11 +77,14 @@ bench-all: $(READY)
 	$(BIN)/python bench/bench_edge_attention.py
 	$(BIN)/python bench/bench_neighbor_kl.py
 	$(BIN)/python bench/bench_relational.py
+	$(BIN)/python bench/bench_sample_neighbors.py
+	$(BIN)/python bench/bench_reorder.py
 	$(BIN)/python bench/bench_accelerate.py
 	$(BIN)/python bench/bench_layer_pair.py
 	$(BIN)/python bench/bench_pair_infonce.py
 	$(BIN)/python bench/bench_step.py
 	$(BIN)/python bench/bench_growth.py
+	$(BIN)/python bench/bench_latency.py
 	$(BIN)/python bench/bench_serve.py
 	$(BIN)/python bench/write_docs.py
 

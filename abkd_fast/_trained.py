@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from abkd_fast import data as datasets
-from abkd_fast.config import SettingError
+from abkd_fast.config import ReadOptions, SettingError
 from abkd_fast.data import GraphData
 from abkd_fast.model_file import ModelFile
 
@@ -46,11 +48,11 @@ def _best_seed(metrics: Path) -> int:
 
 
 def data_of(
-    path: Path | None, dataset: str | None, root: Path | None, trained_on: str
+    path: Path | None, dataset: str | None, root: Path | None, read: ReadOptions, trained_on: str
 ) -> GraphData:
     """The data at ``path``, or a registered set: ``dataset``, else the model's own."""
     if path is not None:
-        return datasets.load_path(path)
+        return datasets.load_path(path, **asdict(read))
     name = dataset or trained_on
     if name not in datasets.names():
         raise SettingError(
@@ -61,10 +63,19 @@ def data_of(
 
 
 def check_fits(about: ModelFile, data: GraphData, name: str) -> None:
-    """Raise SettingError unless the model ``name`` is of the data's features and classes."""
+    """Raise SettingError unless the model ``name`` is of the data's features and classes.
+
+    Other data of the same sizes are allowed; a line on stderr says so.
+    """
     sizes = data.num_features, data.num_classes
     if sizes != (about.in_channels, about.out_channels):
         raise SettingError(
             f"data must have the {about.in_channels} features and {about.out_channels} classes of "
             f"{name}, got {sizes[0]} and {sizes[1]} ({data.name})"
+        )
+    if about.fingerprint != data.fingerprint():
+        print(
+            f"abkd_fast: {name} was trained on other data than {data.name} (another graph, other "
+            f"features, labels or split than {about.dataset!r} had then)",
+            file=sys.stderr,
         )

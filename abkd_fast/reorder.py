@@ -69,7 +69,7 @@ def partition(graph: CSRGraph, num_parts: int) -> Tensor:
         import pymetis
     except ImportError:
         raise ImportError(
-            "partition needs pymetis; install it with `pip install 'abkd-fast[partition]'`"
+            "partition needs pymetis, which is not installed; pip install pymetis"
         ) from None
     matrix = _undirected(graph)
     starts, neighbors = matrix.indptr.astype("int64"), matrix.indices.astype("int64")

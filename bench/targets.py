@@ -135,7 +135,7 @@ def product_lines(spmm: Report, conv: Report) -> Iterator[Line]:
         row = min(rows, key=best_ratio)
         return best_ratio(row), f"least: {row['dataset']}, width {row['width']}, {row['what']}"
 
-    what = "spmm forward and backward, real graphs"
+    what = "spmm, alone and with its backward, real graphs"
     peers = "the fastest peer, case by case"
     narrow = [row for row in spmm["rows"] if row["width"] <= 128]
     wide = [row for row in spmm["rows"] if row["width"] > 128]

@@ -5,7 +5,7 @@
     python examples/serve.py student.aoti.pt2 --measure       # latency instead, and stops
     curl 'http://127.0.0.1:8000/scores?nodes=1,2,3'
 
-A GCN exported with ``--first-hop True`` reads A_hat X, computed once here, and aggregates one hop
+A GCN exported with ``--first-hop`` reads A_hat X, computed once here, and aggregates one hop
 less for every query. GET /scores?nodes=I,J answers {"nodes": [...], "scores": [[...]],
 "classes": [...]}. The standard library's server: for a demonstration, not for the open internet.
 """

@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import small_data
+from study_files import write_data
 
 import abkd_fast
 from abkd_fast import CSRGraph, save_model
@@ -194,6 +195,25 @@ def test_command(tmp_path, capsys):
     for accuracy in accuracies:
         assert f"{accuracy:.2f}" in shown
     assert load_export(tmp_path / "student.pt2").predict(digits).shape == (digits.num_nodes, 10)
+
+
+def test_command_on_own_data(tmp_path, capsys):
+    """Files are read as they were for training; other data are allowed, and said to be other."""
+    write_data(tmp_path)
+    file = str(tmp_path / "tiny.npz")
+    trained = abkd_fast.data.load_path(file, undirected=True)
+    about = ModelFile("gcn-2x4", 3, 3, {}, "tiny", trained.fingerprint())
+    model = about.build().eval()
+    save_model(tmp_path / "student.safetensors", model, about)
+    main(["export", str(tmp_path), "--data", file, "--read.undirected", "True", "--bake-graph"])
+    assert "other data" not in capsys.readouterr().err
+    with torch.no_grad():
+        scores = load_export(tmp_path / "student.pt2")(trained.x)
+        torch.testing.assert_close(scores, model(trained.x, trained.graph))
+    main(["export", str(tmp_path), "--data", file])
+    assert "the student was trained on other data than tiny" in capsys.readouterr().err
+    main(["export", str(tmp_path), "--data", file, "--read.undirected", "True", "--first-hop"])
+    assert json.loads((tmp_path / "student.pt2.json").read_text())["signature"]["first_hop"]
 
 
 ALONE = """

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from abkd_fast._trained import check_fits, data_of, model_path
+from abkd_fast.config import ReadOptions
 from abkd_fast.export.files import Exported
 from abkd_fast.export.write import FORMATS, export_student
 from abkd_fast.model_file import load_model
@@ -38,13 +39,15 @@ class ExportOptions:
     """Your own data instead: FILE.npz or a folder."""
     root: Path | None = None
     """Folder with the raw files; default: $ABKD_DATA."""
+    read: tyro.conf.FlagConversionOff[ReadOptions] = ReadOptions()
+    """How to read --data: as for training."""
 
 
 def run_export(options: ExportOptions) -> Exported:
     """Write the program and print how it compares with the student."""
     file = model_path(options.student)
     model, about = load_model(file)
-    data = data_of(options.data, options.dataset, options.root, about.dataset)
+    data = data_of(options.data, options.dataset, options.root, options.read, about.dataset)
     check_fits(about, data, "the student")
     out = options.out or file.with_name(file.stem + FORMATS[options.format])
     exported = export_student(

@@ -90,6 +90,5 @@ def needed(module: str) -> Any:
         return __import__(module)
     except ImportError as error:
         raise ValueError(
-            f"format onnx needs the package {module}, which is not installed; "
-            "pip install 'abkd-fast[onnx]'"
+            f"format onnx needs the package {module}, which is not installed; pip install {module}"
         ) from error

@@ -41,7 +41,7 @@ def _load(config: ProfileConfig, subjects: list[Subject]) -> GraphData:
     """The data, which every model must fit."""
     first = subjects[-1].about
     trained_on = first.dataset if first else ""
-    data = data_of(config.data, config.dataset, config.root, trained_on)
+    data = data_of(config.data, config.dataset, config.root, config.read, trained_on)
     for subject in subjects:
         if subject.about:
             check_fits(subject.about, data, subject.name)

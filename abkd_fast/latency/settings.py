@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from abkd_fast._checks import check_choice
-from abkd_fast.config import DataConfig
+from abkd_fast.config import DataConfig, ReadOptions
 from abkd_fast.data.registry import check_name
 from abkd_fast.latency.measure import ENOUGH
 from abkd_fast.latency.subjects import FORMS
@@ -26,6 +26,8 @@ class ProfileConfig:
     """Your own data instead: FILE.npz or a folder."""
     root: Path | None = None
     """Folder with the raw files; default: $ABKD_DATA."""
+    read: ReadOptions = ReadOptions()
+    """How to read --data: as for training."""
     device: str = "cpu"
     """Where models run: cpu, cuda or cuda:N."""
     forms: tuple[str, ...] = ("eager", "flat")

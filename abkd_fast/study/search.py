@@ -104,7 +104,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise ValueError(
-            "optuna must be installed to search settings, got none; pip install 'abkd-fast[study]'"
+            "optuna must be installed to search settings, got none; pip install optuna tabulate"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
