@@ -217,6 +217,9 @@ def page() -> list[str]:
         "Written by `bench/study.py` from the JSON files under `bench/results`. Public splits,",
         "accuracy in percent, mean ± sample standard deviation over n seeds. The epoch of every",
         "run and every setting are chosen on validation; test accuracy took no part in a choice.",
+        "",
+        "The students here are of an earlier study, with other runs of the teachers and fewer",
+        "objectives than the [present one](study/findings.md).",
     ]
     if (RESULTS / "teachers.json").exists():
         lines += _teachers(json.loads((RESULTS / "teachers.json").read_text()))
