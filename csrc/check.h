@@ -82,6 +82,9 @@ class CsrTensors {
                     "rowptr must be int32 or int64");
     STD_TORCH_CHECK(col_->scalar_type() == dtype, "col must have the dtype of rowptr");
     edges_ = col_->numel();
+    if (rowptr_.is_cpu()) {  // a device's last pointer would cost a wait
+      STD_TORCH_CHECK(pointer(rows()) == edges_, "rowptr must end at col.numel() = ", edges_);
+    }
   }
 
   // Segments of `size` rows. Unlike a graph's, these pointers were not checked before.

@@ -4,11 +4,14 @@ import csv
 import json
 
 import pytest
+import study_files
 from run_records import read_png
-from study_files import TINY, run_fake, write_study
+from study_files import TINY, fake_record, run_fake, write_study
 
 from abkd_fast.study.layer_maps import entropy, map_rows
+from abkd_fast.study.predict import _counts, _to_be_joined
 from abkd_fast.study.results import write_results
+from abkd_fast.study.runner import failures
 from abkd_fast.study.schedule import Schedule
 from abkd_fast.study.spec import load_study
 
@@ -47,7 +50,7 @@ def test_tables_word_for_word(schedule):
         "|   n |",
         "|:---------|----------:|-------------:|----------------:|------------:|-----------------:"
         "|----:|",
-        "| KD       |      none |        -4.00 |  -4.00 to -4.00 |     < 0.001 |            0.250 "
+        "| KD       |      none |        -4.00 |  -4.00 to -4.00 |       1.000 |            0.250 "
         "|   3 |",
         "",
         "Mean validation figure of every trial:",
@@ -146,3 +149,60 @@ def test_rows_of_maps():
         ["ABKD", "0.50", "0.50 0.50", "1.2", "0.5", "0.5"],
         ["one", "0.50", "0.75 0.25", "0.5", "0.25", "0.5"],
     ]
+
+
+def test_equal_figures_of_all_seeds_are_drawn(tmp_path, monkeypatch):
+    """100 * 22 / 36 ten times over: the interval's ends are the mean, whatever its last digit."""
+
+    def equal(cell):
+        own = {"test": 100 * 22 / 36} if cell.kind == "final" else {}
+        return {**fake_record(cell), **own}
+
+    monkeypatch.setattr(study_files, "fake_record", equal)
+    text = SMALL.replace("final_seeds = 3", "final_seeds = 10")
+    schedule = Schedule(load_study(write_study(tmp_path, text)))
+    run_fake(schedule)
+    write_results(schedule)
+    assert (schedule.study.folder / "pareto.png").exists()
+
+
+def two_data_sets(tmp_path):
+    head, tiny = SMALL.split("[datasets.tiny]")
+    first, methods = tiny.split("[methods.none]")
+    return write_study(
+        tmp_path, f"{head}[datasets.tiny]{first}[datasets.more]{first}[methods.none]{methods}"
+    )
+
+
+def test_only_some_data_sets_run_and_results_are_of_all(tmp_path):
+    path = two_data_sets(tmp_path)
+    part = Schedule(load_study(path, only=["more"]))
+    assert {cell.task.dataset for cell in run_fake(part)} == {"more"}
+    whole = Schedule(load_study(path))
+    run_fake(whole)
+    write_results(whole)
+    rows = (whole.study.folder / "runs.csv").read_text()
+    write_results(Schedule(load_study(path, only=["more"])))
+    assert (whole.study.folder / "runs.csv").read_text() == rows and rows.count("tiny") > 1
+
+
+def test_prediction_counts_what_will_run(tmp_path):
+    """Two teachers, several methods, and those that follow from recipes."""
+    text = TINY.replace('teachers = ["gcnii-2x8"]', 'teachers = ["gcnii-2x8", "gcnii-3x8"]')
+    schedule = Schedule(load_study(write_study(tmp_path, text)))
+    predicted = sum(count for _, count in _counts(schedule).values())
+    predicted += sum(_to_be_joined(schedule, task, {}).count for task in schedule.study.tasks)
+    assert predicted == len(run_fake(schedule))
+    assert _counts(schedule) == {}
+
+
+def test_failures_are_those_of_the_file_as_it_is(tmp_path):
+    path = write_study(tmp_path, SMALL)
+    schedule = Schedule(load_study(path))
+    while cells := list(schedule.pending()):
+        cell = cells[0]
+        error = "no" if cell.method == "KD" else None
+        schedule.records(cell.kind).append({**fake_record(cell), "error": error})
+    assert len(failures(schedule)) == 2 and all("KD" in line for line in failures(schedule))
+    path.write_text(path.read_text().split("[methods.KD]")[0])
+    assert failures(Schedule(load_study(path))) == []

@@ -38,6 +38,23 @@ def test_order_is_teacher_trials_recipes_runs(tmp_path):
     assert joined.settings["objective"] == "kd+abkd" and "kd.temperature" in joined.settings
 
 
+def test_joined_methods_search_what_neither_fixes(tmp_path):
+    fixed = TINY.replace('objective = "abkd"', 'objective = "abkd"\nsettings.kd.temperature = 3.0')
+    schedule = Schedule(load_study(write_study(tmp_path, fixed)))
+    asked = run_fake(schedule)
+    joined = [cell for cell in asked if cell.method == "KD + ABKD"]
+    assert {cell.settings["kd.temperature"] for cell in joined} == {3.0}
+
+
+def test_starts_run_as_they_are_written(tmp_path):
+    exact = TINY.replace("train.lr = 0.05", "train.lr = 0.054321")
+    asked = run_fake(Schedule(load_study(write_study(tmp_path, exact))))
+    first = {
+        cell.settings["train.lr"] for cell in asked if cell.kind == "trial" and not cell.number
+    }
+    assert first == {0.054321}
+
+
 def test_every_teacher_comes_before_the_first_student(tmp_path):
     """All runs of a task wait for its teacher: it must not start when all else is done."""
     two = TINY.replace('teachers = ["gcnii-2x8"]', 'teachers = ["gcnii-2x8", "gcnii-3x8"]')

@@ -87,6 +87,12 @@ def test_flags_are_distills():
     [
         ("[study]", "[studdy]", "the file must have known keys only, got 'studdy'; did you mean s"),
         ("trials = 3", "trial = 3", "[study] must have known keys only, got 'trial'; did you mean"),
+        ("train.epochs = 20", 'student = "gcnii-2x2"', "must name its students in students = [..."),
+        (
+            'objective = "kd"',
+            'objective = "kd"\nsettings.inductive = true',
+            "leave students, teachers",
+        ),
         ("trials = 3", "trials = 2.5", "study.trials must be a whole number >= 0, got 2.5"),
         ("trials = 3", "trials =", "must be TOML, got: Invalid value (at line 3"),
         ("trials = 3", "trials = 0", "[methods.none] must search nothing with trials = 0, got tra"),

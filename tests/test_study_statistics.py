@@ -21,7 +21,7 @@ def test_paired_tests_by_hand():
     assert t == pytest.approx(2 * stats.t.sf(3 / np.sqrt(0.5), 4))
     assert wilcoxon == pytest.approx(2 / 32)
     assert paired_tests([0.0, 0.0, 0.0]) == (1.0, 1.0)
-    assert paired_tests([0.5, 0.5, 0.5])[0] == 0.0
+    assert paired_tests([0.5, 0.5, 0.5])[0] == 1.0
 
 
 def test_equal_counts_tie_in_the_ranks():
@@ -40,6 +40,14 @@ def test_interval_is_bca_and_repeats():
     half = stats.t.ppf(0.975, 24) * values.std(ddof=1) / 5
     assert high - low == pytest.approx(2 * half, rel=0.25)
     assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)
+
+
+def test_equal_values_have_an_interval_of_nothing_and_no_t_test():
+    """Ten equal accuracies: their mean may differ from each in the last digit."""
+    values = [100 * 22 / 36] * 10
+    assert interval(values) == (np.mean(values), np.mean(values))
+    t_p, wilcoxon_p = paired_tests([2.0] * 10)
+    assert t_p == 1.0 and wilcoxon_p == 1 / 512
 
 
 def test_comparisons_take_common_seeds_and_one_family():

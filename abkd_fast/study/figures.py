@@ -108,8 +108,8 @@ def _cost_panel(
         shift = 1 + 0.03 * (place - (len(methods) - 1) / 2)
         pairs = [(_cost(r, s, column), s) for r in found for s in r.current() if s.method == method]
         x, y = [shift * cost for cost, _ in pairs], [s.test["mean"] for _, s in pairs]
-        down = [s.test["mean"] - s.low for _, s in pairs]
-        up = [s.high - s.test["mean"] for _, s in pairs]
+        down = [max(s.test["mean"] - s.low, 0.0) for _, s in pairs]  # rounding
+        up = [max(s.high - s.test["mean"], 0.0) for _, s in pairs]
         color = COLORS[place % len(COLORS)]
         face = color if place < len(COLORS) else "white"
         look: dict[str, Any] = {

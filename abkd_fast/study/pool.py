@@ -60,11 +60,13 @@ class Pool:
         send.close()
         try:
             record: dict[str, Any] = receive.recv()
-        except EOFError:
+        except (EOFError, OSError):  # it died before, or in the middle of its message
             process.join()
             record = {**cell.about(), "error": self._death(process, cell)}
-        process.join()
-        self._running.discard(process)
+        finally:
+            receive.close()
+            process.join()
+            self._running.discard(process)
         return record
 
     def _death(self, process: BaseProcess, cell: Cell) -> str:

@@ -16,7 +16,7 @@ from abkd_fast.study.schedule import Schedule
 from abkd_fast.study.spec import Method, Task
 
 Cost = tuple[float, float]
-_Key = tuple[str, str, str]
+_Key = tuple[str, str, str, str]  # data set, teacher, student, method
 
 
 @dataclass(frozen=True)
@@ -94,24 +94,24 @@ def predict(schedule: Schedule, pool: Pool, console: Console) -> Prediction:
     shares = []
     for key, (_, count) in counts.items():
         source = "timed" if key in wanted else "runs"
-        shares.append(Share(key[0], key[1], key[2] or "teacher", count, costs[key], source))
-    shares += [_to_be_joined(schedule, task, costs) for task in schedule.study.tasks]
+        shares.append(Share(key[0], key[2], key[3] or "teacher", count, costs[key], source))
+    shares += [_to_be_joined(schedule, task, costs) for task in schedule.study.wanted]
     return Prediction([share for share in shares if share.count], schedule.study.workers)
 
 
 def _counts(schedule: Schedule) -> dict[_Key, tuple[Cell, int]]:
-    """(data set, student, method) -> (a run to time, how many are left)."""
+    """What is left: key -> (a run to time, how many)."""
     found: dict[_Key, tuple[Cell, int]] = {}
-    for task in schedule.study.tasks:
+    for task in schedule.study.wanted:
         teacher = Cell(TEACHER, task)
         if schedule.teachers.get(teacher.key) is None and teacher.config.trains_teacher:
             # a student as large as the teacher costs as much an epoch
             same = replace(task, student=task.teacher)
-            found[task.dataset, task.teacher, ""] = Cell(TIMING, same), 1
+            found[task.dataset, task.teacher, task.teacher, ""] = Cell(TIMING, same), 1
         for method in schedule.methods(task):
             left = _left(schedule, task, method)
             if left:
-                key = task.dataset, task.student, method.name
+                key = task.dataset, task.teacher, task.student, method.name
                 found[key] = Cell(TIMING, task, method.name, method.settings), left
     return found
 
@@ -123,7 +123,9 @@ def _to_be_joined(schedule: Schedule, task: Task, costs: dict[_Key, Cost | None]
     if rule is not None and len(schedule.methods(task)) == len(study.methods):
         trials, seeds, finals = study.budget(study.methods[rule.method])
         name, count = f"{rule.method} + best", rule.count * (trials * seeds + finals)
-        known = [costs.get((task.dataset, task.student, other)) for other in rule.among]
+        known = [
+            costs.get((task.dataset, task.teacher, task.student, other)) for other in rule.among
+        ]
         cost = _mean([entry for entry in known if entry is not None])
     return Share(task.dataset, task.student, name, count, cost, "mean")
 
@@ -136,6 +138,8 @@ def _left(schedule: Schedule, task: Task, method: Method) -> int:
         return sum(1 for _ in schedule.finals(task, recipe))
     if trials == 0:
         return finals
+    if schedule.is_settled(task, method):  # every trial failed
+        return 0
     complete, missing = schedule.done_trials(task, method)
     done = len(complete) * seeds + (seeds - len(missing) if missing else 0)
     return trials * seeds - done + finals
@@ -147,7 +151,7 @@ def _finished(schedule: Schedule) -> dict[_Key, Cost | None]:
     for kind in (TRIAL, FINAL):
         for record in schedule.records(kind).all():
             if record["error"] is None:
-                key = record["dataset"], record["student"], record["method"]
+                key = record["dataset"], record["teacher"], record["student"], record["method"]
                 found[key].append((record["seconds"], record["processor"]))
     return {key: _mean(costs) for key, costs in found.items()}
 

@@ -31,7 +31,7 @@ def run_study(
         retry: run again what failed before.
 
     Returns:
-        One line for every run that failed, now or earlier.
+        One line for every run that failed, now or earlier, of those that were to run now.
 
     Raises:
         ValueError: the folder is in use, or a record is damaged.
@@ -58,13 +58,10 @@ def run_study(
 
 
 def failures(schedule: Schedule) -> list[str]:
-    """One line for every record of a failed run."""
-    records = [r for kind in ("teacher", "trial", "final") for r in schedule.records(kind).all()]
-    return [
-        f"{r['dataset']}, {r.get('method', 'teacher')}, seed {r.get('seed', '–')}: {r['error']}"
-        for r in records
-        if r["error"] is not None
-    ]
+    """One line for every failed run that the file, as it is now, asks for."""
+    cells = {cell.key: cell for cell in schedule.asked_for()}
+    records = ((cell, schedule.records(cell.kind).get(key)) for key, cell in cells.items())
+    return [f"{cell.label}: {r['error']}" for cell, r in records if r and r["error"] is not None]
 
 
 def _run(schedule: Schedule, pool: Pool, prediction: Prediction, console: Console) -> None:

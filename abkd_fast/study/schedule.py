@@ -56,7 +56,7 @@ class Schedule:
         is without a record or with one.
         """
         trained = []
-        for task in self.study.tasks:  # teachers first: every run of a task waits for its teacher
+        for task in self.study.wanted:  # teachers first: every run of a task waits for its teacher
             teacher = Cell(TEACHER, task)
             record = self.teachers.get(teacher.key)
             if record is None:
@@ -66,6 +66,18 @@ class Schedule:
         for task in trained:
             yield from self._of_task(task)
 
+    def asked_for(self) -> Iterator[Cell]:
+        """Runs that the file asks for and that are due or done."""
+        for task in self.study.wanted:
+            yield Cell(TEACHER, task)
+            for method in self.methods(task):
+                done, missing = self.done_trials(task, method)
+                for number, trial in enumerate(done):
+                    yield from self._trial_cells(task, method, number, trial.settings)
+                yield from missing
+            for recipe in self.recipes.of(task):
+                yield from self.finals(task, recipe, every=True)
+
     def _of_task(self, task: Task) -> Iterator[Cell]:
         methods = self.methods(task)
         for method in methods:
@@ -73,7 +85,7 @@ class Schedule:
         if len(self.methods(task)) > len(methods):  # the last recipe that they follow from
             yield from self._of_task(task)
             return
-        settled = all(self._is_settled(task, method) for method in methods)
+        settled = all(self.is_settled(task, method) for method in methods)
         for recipe in self.recipes.of(task) if settled else []:
             yield from self.finals(task, recipe)
 
@@ -84,7 +96,7 @@ class Schedule:
         if rule is None:
             return methods
         among = [self.study.methods[name] for name in rule.among]
-        if not all(self._is_settled(task, method) for method in among):
+        if not all(self.is_settled(task, method) for method in among):
             return methods
         frozen = [self.current(task, method) for method in among]
         ranked = sorted(
@@ -128,7 +140,7 @@ class Schedule:
     def done_trials(self, task: Task, method: Method) -> tuple[list[Trial], list[Cell]]:
         """Finished trials in order, and the runs that the next one still lacks."""
         trials, seeds, _ = self.study.budget(method)
-        search, fixed = self.search_key(task, method), self._settings(task, method)
+        search = self.search_key(task, method)
         done: list[Trial] = []
         while len(done) < trials:
             number = len(done)
@@ -136,11 +148,7 @@ class Schedule:
                 found = next_settings(method.search, self.study.start, done, self._seed(search))
                 self._asked[search, number] = found
             chosen = self._asked[search, number]
-            settings = {**fixed, **chosen}
-            cells = [
-                Cell(TRIAL, task, method.name, settings, FIRST_TRIAL_SEED + i, search, number)
-                for i in range(seeds)
-            ]
+            cells = self._trial_cells(task, method, number, chosen)
             records = [self.trials.get(cell.key) for cell in cells]
             missing = [cell for cell, r in zip(cells, records, strict=True) if r is None]
             if missing:
@@ -148,6 +156,15 @@ class Schedule:
             values = [record["val"] for record in records if record and record["error"] is None]
             done.append(Trial(chosen, values if len(values) == seeds else None))
         return done, []
+
+    def _trial_cells(
+        self, task: Task, method: Method, number: int, chosen: dict[str, Any]
+    ) -> list[Cell]:
+        search, settings = self.search_key(task, method), {**self._settings(task, method), **chosen}
+        return [
+            Cell(TRIAL, task, method.name, settings, FIRST_TRIAL_SEED + i, search, number)
+            for i in range(self.study.budget(method)[1])
+        ]
 
     # -- choices --------------------------------------------------------------------------
 
@@ -175,7 +192,7 @@ class Schedule:
         }
         self.recipes.freeze(task, method.name, search, chosen)
 
-    def _is_settled(self, task: Task, method: Method) -> bool:
+    def is_settled(self, task: Task, method: Method) -> bool:
         """Whether a method has its recipe, or had trials and all failed."""
         if self.current(task, method) is not None:
             return True
@@ -199,11 +216,12 @@ class Schedule:
 
 
 def _join(first: Method, second: Method) -> Method:
-    """Both objectives, both methods' settings and spaces."""
-    objective = "+".join([first.objective, second.objective])
+    """Both objectives, both methods' settings and spaces; what either fixes is not searched."""
+    settings = {**first.settings, **second.settings}
+    search = {**first.search, **second.search}
     return replace(
         first,
         name=f"{first.name} + {second.name}",
-        settings={**first.settings, **second.settings, "objective": objective},
-        search={**first.search, **second.search},
+        settings={**settings, "objective": f"{first.objective}+{second.objective}"},
+        search={name: choice for name, choice in search.items() if name not in settings},
     )

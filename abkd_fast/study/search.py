@@ -67,11 +67,12 @@ def next_settings(
                 distributions=spaces,
             )
         )
+    fixed: dict[str, Value] = {}
     if number < len(start):
         fixed = {name: value for name, value in start[number].items() if name in spaces}
         study.enqueue_trial(fixed)
     asked: dict[str, Any] = study.ask(spaces).params
-    return {name: _short(value, space[name]) for name, value in asked.items()}
+    return {name: _short(value, space[name]) for name, value in asked.items()} | fixed
 
 
 def _short(value: Value, choice: Range | list[Value]) -> Value:

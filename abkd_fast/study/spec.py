@@ -117,6 +117,12 @@ class Study:
     against: list[str]
     best_with: BestWith | None
     base: tuple[str, str] | None
+    only: tuple[str, ...] = ()
+
+    @property
+    def wanted(self) -> list[Task]:
+        """Tasks to run now; results are written of all."""
+        return [task for task in self.tasks if not self.only or task.dataset in self.only]
 
     @property
     def folder(self) -> Path:
@@ -153,18 +159,18 @@ def load_study(path: str | Path, only: Sequence[str] = (), workers: int | None =
         raise ValueError(f"STUDY.toml must be a file, got {path}, which is not there") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} must be TOML, got: {error}") from None
-    from abkd_fast.study.spec_checks import check_budgets, check_runs
+    from abkd_fast.study.spec_checks import check_budgets, check_methods, check_runs
 
     try:
         study = _study(path, found)
         check_budgets(study)
+        check_methods(study)
         check_runs(study)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
     if only:
         names = list(dict.fromkeys(task.dataset for task in study.tasks))
-        wanted = strings("only", list(only), names)
-        study = replace(study, tasks=[task for task in study.tasks if task.dataset in wanted])
+        study = replace(study, only=tuple(strings("only", list(only), names)))
     return study if workers is None else replace(study, workers=integer("workers", workers, 1))
 
 

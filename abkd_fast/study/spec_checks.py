@@ -5,6 +5,9 @@ from __future__ import annotations
 from abkd_fast.study.flags import Value
 from abkd_fast.study.spec import Range, Study
 
+# What defines a task: every method runs on the same.
+_TASKS = ("student", "teacher_options", "teacher_train", "data", "root", "read", "inductive")
+
 
 def check_budgets(study: Study) -> None:
     """Every method gets the same trials, seeds and epochs unless the file says why not."""
@@ -26,7 +29,7 @@ def check_budgets(study: Study) -> None:
             for name in start.keys() & method.search.keys():
                 _check_start(name, start[name], method.search[name])
     rule = study.best_with
-    if rule and any(study.budget(study.methods[name])[0] == 0 for name in rule.among):
+    if rule and any(study.budget(study.methods[n])[0] == 0 for n in (rule.method, *rule.among)):
         raise ValueError("[best_with] must choose among methods with trials, got trials = 0")
 
 
@@ -37,6 +40,23 @@ def _check_start(name: str, value: Value, choice: Range | list[Value]) -> None:
         inside = value in choice
     if not inside:
         raise ValueError(f"[[start]] must lie in the search, got {name} = {value!r} of {choice}")
+
+
+def check_methods(study: Study) -> None:
+    """No method has another student, teacher or data than the task it is compared on."""
+    for task in study.tasks:
+        if "student" in task.settings:
+            raise ValueError(
+                f"[datasets.{task.dataset}] must name its students in students = [...], got a "
+                f"setting student = {task.settings['student']!r}"
+            )
+    for method in study.methods.values():
+        for name in (*method.settings, *method.search):
+            if name.split(".")[0] in _TASKS:
+                raise ValueError(
+                    f"[methods.{method.name}] must leave students, teachers and data to "
+                    f"[datasets], got {name}; it belongs to [settings] or [datasets.NAME.settings]"
+                )
 
 
 def check_runs(study: Study) -> None:

@@ -72,7 +72,8 @@ std::tuple<Tensor, Tensor, Tensor> edge_attention_v2_backward_cpu(
   in.mask = checked_mask(p, seed, layer, step);
   const CsrTensors csr_t(rowptr_t, col_t);
   const int64_t rows = in.csr.rows(), sources = in.x.size(0), heads = in.heads();
-  STD_TORCH_CHECK(csr_t.rows() == sources, "rowptr_t must be [num_src + 1]");
+  STD_TORCH_CHECK(csr_t.rows() == sources && csr_t.edges() == in.csr.edges(),
+                  "rowptr_t and col_t must be of the transpose");
   const Tensor order = checked_order(perm, csr_t.edges());
   dout = checked_rows("dout", dout, rows, heads, in.width(), in.dtype);
   stats = checked_rows("stats", stats, rows, 2, heads, in.scores);

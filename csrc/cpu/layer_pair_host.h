@@ -97,6 +97,7 @@ inline int64_t count_groups(int64_t rows, int64_t bytes, int64_t teacher_bytes) 
 // out [rows, width]: sums over groups of [rows, ld], in order; groups are `stride` apart.
 inline void sum_groups(const double* parts, int64_t groups, int64_t stride, int64_t rows,
                        int64_t width, int64_t ld, double* out) {
+  STD_TORCH_CHECK(width > 0, "maps must have at least one column");
   const int64_t grain = std::max<int64_t>(1, (1 << 14) / width);
   torch::stable::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) {
     for (int64_t row = begin; row < end; ++row) {
@@ -149,6 +150,9 @@ class GroupTotals {
         size_(size),
         totals_(empty_output({groups_, size}, ScalarType::Double)) {
     set.groups = groups_;
+    if (set.num_rows == 0) {  // no pass writes them
+      std::fill_n(data(), groups_ * size_, 0.0);
+    }
   }
 
   int64_t groups() const { return groups_; }
@@ -156,6 +160,7 @@ class GroupTotals {
 
   // The next [rows, ld] of every group, to out [rows, width].
   void collect(const Tensor& out, int64_t width, int64_t ld) {
+    STD_TORCH_CHECK(width > 0, "maps must have at least one column");
     const int64_t rows = out.numel() / width;
     sum_groups(data() + next_, groups_, size_, rows, width, ld,
                static_cast<double*>(out.data_ptr()));

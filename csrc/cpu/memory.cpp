@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <fstream>
 #include <map>
 #include <mutex>
 
@@ -37,12 +38,16 @@ int64_t rounded(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-int64_t physical_memory() {
+// Of the machine, or what the control group that this process is in may have.
+int64_t total_memory() {
 #if defined(_SC_PHYS_PAGES)
-  return static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  const auto physical = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 #else
-  return int64_t{1} << 33;
+  const int64_t physical = int64_t{1} << 33;
 #endif
+  std::ifstream file("/sys/fs/cgroup/memory.max");  // a number, or "max"
+  int64_t allowed = 0;
+  return file >> allowed && allowed > 0 ? std::min(allowed, physical) : physical;
 }
 
 class Pool {
@@ -113,7 +118,7 @@ class Pool {
   std::map<int64_t, std::vector<void*>> free_;
   int64_t kept_ = 0;
   int64_t reserved_ = 0;
-  const int64_t limit_ = physical_memory() / 4;
+  const int64_t limit_ = total_memory() / 4;
 };
 
 // Never destroyed: results may outlive everything else in the process.
@@ -145,7 +150,8 @@ Tensor wrap(void* block, int64_t bytes, const std::vector<int64_t>& sizes, Scala
 Tensor empty_output(const std::vector<int64_t>& sizes, ScalarType dtype) {
   int64_t bytes = bytes_of(dtype);
   for (const int64_t size : sizes) {
-    bytes *= size;
+    STD_TORCH_CHECK(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes),
+                    "sizes must be >= 0 and their bytes less than 2^63, got ", size);
   }
   if (!ABKD_KEEP_MEMORY || torch_from_blob == nullptr || bytes == 0) {
     return torch::stable::empty(sizes, dtype);

@@ -99,6 +99,7 @@ class Search {
       const int64_t row = nodes_[read_];
       for (Index e = rowptr_[row]; e < rowptr_[row + 1]; ++e) {
         const Index node = col_[e];
+        STD_TORCH_CHECK(node >= 0 && node < rows_, "col must lie in [0, ", rows_, "), got ", node);
         if (positions_[node] < 0) {
           visit(node);
         }

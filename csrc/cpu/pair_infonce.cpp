@@ -60,6 +60,9 @@ class PairInfonce {
         run_pair(i, j);
       }
     }
+    if (teacher_.size(0) == 0) {  // no pair writes them
+      torch::stable::fill_(dstudent_, 0.0);
+    }
     if (args_.rows == 0) {
       torch::stable::fill_(dissimilarity_, std::nan(""));  // as torch's mean of nothing
     }

@@ -10,19 +10,6 @@ constexpr int64_t kDepth = 128;  // of a product at a time: its operands stay in
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-template <int W>
-inline Vec<float, W> exp_vector(Vec<float, W> x) {
-  return exp_negative<W>(x);
-}
-
-template <int W>
-inline Vec<double, W> exp_vector(Vec<double, W> x) {
-  for (int i = 0; i < W; ++i) {
-    x[i] = exp(x[i]);
-  }
-  return x;
-}
-
 template <typename T>
 void pack_panel(const PairInfonceArgs& args, int64_t panel) {
   const int64_t d = args.width;
@@ -117,7 +104,7 @@ struct ScoreBlock {
         V total = {};
         int64_t x = 0;
         for (; x + W <= n; x += W) {
-          const V e = exp_vector<W>((Load<W>::of(s + x) - largest[r]) * inverse);
+          const V e = exp_negative<W>((Load<W>::of(s + x) - largest[r]) * inverse);
           Store<W>::to(s + x, e);
           total += e;
         }

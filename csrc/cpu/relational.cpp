@@ -144,22 +144,21 @@ Tensor relational_cpu(std::vector<Tensor> stack, std::vector<Tensor> stack_t,
   STD_TORCH_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double,
                   "x must be float32 or float64");
   check_matrix("x", x, dtype);
-  const auto contiguous = [&](const char* name, const OptionalTensor& tensor) {
-    STD_TORCH_CHECK(!tensor.has_value() || tensor->scalar_type() == dtype, name,
-                    " must have the dtype of x");
+  const auto contiguous = [](const OptionalTensor& tensor) {
     return tensor.has_value() ? OptionalTensor(as_contiguous(*tensor)) : tensor;
   };
   const ForwardArgs in = {{stack, pairs},
                           {stack_t, pairs_t},
                           root_types(roots),
                           as_contiguous(x),
-                          *contiguous("weight", weight),
-                          contiguous("x_root", x_root),
-                          contiguous("root", root),
-                          contiguous("bias", bias),
+                          as_contiguous(weight),
+                          contiguous(x_root),
+                          contiguous(root),
+                          contiguous(bias),
                           mean,
                           orders};
-  check_relations(in.stack, in.stack_t, weight, x.size(1), orders);
+  check_relations(in.stack, in.stack_t, weight, x.size(1), orders, dtype);
+  check_roots(in.types, x, x_root, root, bias, weight.size(2), dtype);
   const int64_t rows = root_rows(roots);
   if (dtype == ScalarType::Double) {
     const Tensor out = Forward<double>(in, rows).run();

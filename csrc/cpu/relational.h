@@ -22,6 +22,11 @@ class PairStack {
         pairs_(std::move(pairs)) {
     STD_TORCH_CHECK(!pairs_.empty() && pairs_.back() == csr_.rows() && row_.numel() == csr_.rows(),
                     "pairs must end at the number of rows of the stack");
+    bool ascending = pairs_.front() == 0;
+    for (int64_t r = 0; r + 1 < static_cast<int64_t>(pairs_.size()); ++r) {
+      ascending &= pairs_[r] <= pairs_[r + 1];
+    }
+    STD_TORCH_CHECK(ascending, "pairs must ascend from 0");
     STD_TORCH_CHECK(local_.numel() == csr_.edges(), "local must be [E]");
     for (const Tensor& index : {row_, local_}) {
       STD_TORCH_CHECK((index.scalar_type() == ScalarType::Long) == csr_.wide(),
@@ -75,13 +80,14 @@ class PairStack {
 };
 
 inline void check_relations(const PairStack& stack, const PairStack& stack_t, const Tensor& weight,
-                            int64_t width, const std::vector<int64_t>& orders) {
+                            int64_t width, const std::vector<int64_t>& orders, ScalarType dtype) {
   const int64_t relations = stack.relations();
   STD_TORCH_CHECK(stack_t.relations() == relations && stack_t.edges() == stack.edges() &&
                       stack_t.wide() == stack.wide(),
                   "stack_t must hold the edges of stack");
   STD_TORCH_CHECK(weight.dim() == 3 && weight.size(0) == relations && weight.size(1) == width,
                   "weight must be [R, in, out]");
+  STD_TORCH_CHECK(weight.scalar_type() == dtype, "weight must have the dtype of x");
   STD_TORCH_CHECK(static_cast<int64_t>(orders.size()) == relations, "orders must be [R]");
 }
 
@@ -104,6 +110,34 @@ inline int64_t root_rows(const std::vector<int64_t>& roots) {
     rows += root.count;
   }
   return rows;
+}
+
+// Checks what every type of node is transformed with; `largest` type counts from 0.
+inline void check_roots(const std::vector<RootType>& types, const Tensor& x,
+                        const OptionalTensor& x_root, const OptionalTensor& root,
+                        const OptionalTensor& bias, int64_t width_out, ScalarType dtype) {
+  const Tensor& input = x_root.has_value() ? *x_root : x;
+  check_matrix("x_root", input, dtype);
+  STD_TORCH_CHECK(!types.empty(), "roots must hold a type");
+  int64_t largest = 0;
+  for (const RootType& type : types) {
+    STD_TORCH_CHECK(type.type >= 0 && type.first >= 0 && type.count >= 0, "roots must be >= 0");
+    STD_TORCH_CHECK(!root.has_value() || type.count <= input.size(0) - type.first,
+                    "roots must lie within the ", input.size(0), " rows that are transformed, got ",
+                    type.count, " from row ", type.first);
+    largest = std::max(largest, type.type);
+  }
+  if (root.has_value()) {
+    STD_TORCH_CHECK(root->scalar_type() == dtype, "root must have the dtype of x");
+    STD_TORCH_CHECK(root->dim() == 3 && root->size(0) > largest && root->size(1) == input.size(1) &&
+                        root->size(2) == width_out,
+                    "root must be [types, in, out]");
+  }
+  if (bias.has_value()) {
+    STD_TORCH_CHECK(bias->scalar_type() == dtype, "bias must have the dtype of x");
+    STD_TORCH_CHECK(bias->dim() == 2 && bias->size(0) > largest && bias->size(1) == width_out,
+                    "bias must be [types, out]");
+  }
 }
 
 template <typename T>

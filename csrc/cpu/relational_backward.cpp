@@ -287,7 +287,12 @@ Gradients relational_backward_cpu(std::vector<Tensor> stack, std::vector<Tensor>
                            want_weight,
                            want_root,
                            want_bias};
-  check_relations(in.stack, in.stack_t, weight, x.size(1), orders);
+  check_matrix("x", x, dtype);
+  check_relations(in.stack, in.stack_t, weight, x.size(1), orders, dtype);
+  check_roots(in.types, x, x_root, root, std::nullopt, weight.size(2), dtype);
+  STD_TORCH_CHECK(!value_t.has_value() ||
+                      (value_t->scalar_type() == dtype && value_t->numel() == in.stack_t.edges()),
+                  "value_t must be [E] of the dtype of x");
   return is_double ? Backward<double>(in).run() : Backward<float>(in).run();
 }
 

@@ -2,6 +2,7 @@
 // the seed and the step alone, never on the batch or the number of threads.
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
 #include <tuple>
 #include <vector>
@@ -101,8 +102,14 @@ class Sampler {
     const int64_t begin = static_cast<int64_t>(rowptr_.size()) - 1;
     const auto end = static_cast<int64_t>(nodes_.size());
     for (int64_t row = begin; row < end; ++row) {
+      const int64_t node = nodes_[row];
+      STD_TORCH_CHECK(node >= 0 && node < csr_.rows(), "nodes must lie in [0, ", csr_.rows(),
+                      "), got ", node);
       rowptr_.push_back(rowptr_.back() + draw.count(degree(row)));
     }
+    STD_TORCH_CHECK(csr_.wide() || rowptr_.back() <= std::numeric_limits<int32_t>::max(),
+                    "a sample must have fewer than 2^31 edges, which int32 can count, got ",
+                    rowptr_.back(), "; ask for fewer neighbours or a graph of int64 indices");
     edges_.resize(rowptr_.back());
     parallel_ranges(end - begin, parts_for(end - begin, kRowCost),
                     [&](int64_t first, int64_t stop) {

@@ -111,6 +111,7 @@ void scatter_winners(const CsrTensors& csr, const int64_t* arg, const void* dout
 Tensor segment_csr_extremum_dsrc_cpu(Tensor arg, Tensor dout, Tensor indptr, int64_t size) {
   const CsrTensors csr(indptr, size);
   check_matrix("arg", arg, ScalarType::Long);
+  feature_dtype("dout", dout);
   check_matrix("dout", dout, dout.scalar_type());
   const int64_t width = dout.size(1);
   for (const Tensor& tensor : {arg, dout}) {

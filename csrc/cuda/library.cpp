@@ -144,7 +144,7 @@ Tensor conv_aggregate(Tensor rowptr, Tensor col, OptionalTensor value, Tensor x,
     args.residual = residual->data_ptr();
     args.residual_scale = residual_scale;
   }
-  if (p > 0) {
+  if (p != 0) {
     args.mask = mask_of(x, p, seed, layer, step);
     args.drop_output = drop_output;
     args.drop_input = !drop_output;
