@@ -4,9 +4,12 @@ import pytest
 import torch
 from objective_cases import assert_same
 from test_distill import N, T, problem, ready
-from test_distill import double as double  # a fixture that every test here uses
 
 from abkd_fast import ABKD
+from abkd_fast.capture import Capture
+from abkd_fast.distill import STRIDE
+
+pytestmark = pytest.mark.usefixtures("double")
 
 WIDTHS = [(6,) * T, (6, 5, 6, 5, 5)]
 
@@ -130,3 +133,36 @@ def test_usual_settings_are_named_as_before():
 def test_options_are_checked(options, message):
     with pytest.raises(ValueError, match=message):
         ABKD(**options)
+
+
+def part(student, nodes):
+    return Capture([state[nodes] for state in student.states], student.logits[nodes], student.names)
+
+
+@pytest.mark.parametrize("normalize", ["none", "standardize", "rows"])
+def test_batches_of_a_masked_objective_average_to_the_whole(normalize):
+    """A batch with few nodes that count weighs little; one without any, nothing."""
+    teacher, student = problem()
+    mask = torch.rand(N) < 0.4
+    mask[: N // 4] = False
+    objective = ready(teacher, student, mask=mask, map="uniform", normalize=normalize)
+    batches = torch.arange(N).tensor_split([N // 4, N // 2, N - 3])
+    losses = [objective(part(student, nodes), teacher, nodes) for nodes in batches]
+    mean = sum(len(nodes) / N * loss for nodes, loss in zip(batches, losses, strict=True))
+    torch.testing.assert_close(mean, objective(student, teacher))
+    assert losses[0] == 0.0 < losses[1]
+
+
+@pytest.mark.parametrize(
+    "make", [ABKD, STRIDE, lambda **rest: ABKD(pool=True, **rest)], ids=["abkd", "stride", "pool"]
+)
+def test_a_batch_in_which_no_node_counts_has_no_gradient(make):
+    teacher, student = problem()
+    mask = torch.arange(N) < 5
+    objective = make(attention_dim=4, mask=mask)
+    objective.setup(teacher, student.widths, None)
+    nodes = torch.arange(5, N)
+    loss = objective(part(student, nodes), teacher, nodes)
+    loss.backward()
+    assert loss == 0.0 and objective.dissimilarity.shape == (T, 3)
+    assert all(not state.grad.any() for state in student.states)

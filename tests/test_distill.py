@@ -248,7 +248,7 @@ def test_objectives_add_and_scale():
         (lambda: ABKD(normalize="l2"), "normalize must be one of none, standardize, rows"),
         (lambda: ABKD(attention_dim=0), "attention_dim must be >= 1, got 0"),
         (lambda: KD(alpha=1.5), r"alpha must be in \[0, 1\], got 1.5"),
-        (lambda: KD(temperature=0), "temperature must be > 0, got 0"),
+        (lambda: KD(temperature=0), "temperature must be > 0 and finite, got 0"),
         (lambda: KD(reduction="sum"), "reduction must be one of batchmean, mean"),
     ],
 )

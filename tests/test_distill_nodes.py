@@ -3,10 +3,11 @@
 import pytest
 import torch
 from test_distill import N, T, problem, ready
-from test_distill import double as double  # a fixture that every test here uses
 
 from abkd_fast import ABKD, TeacherCache
 from abkd_fast.capture import Capture
+
+pytestmark = pytest.mark.usefixtures("double")
 
 
 @pytest.mark.parametrize("widths", [(4, 4, 4), (2, 5, 3)])

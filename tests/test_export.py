@@ -14,7 +14,7 @@ from study_files import write_data
 import abkd_fast
 from abkd_fast import CSRGraph, save_model
 from abkd_fast.cli import main
-from abkd_fast.export import ExportedServer, export_student, load_export
+from abkd_fast.export import ExportedServer, export_student, load_export, write
 from abkd_fast.export.program import Program
 from abkd_fast.export.weights import pack
 from abkd_fast.model_file import ModelFile
@@ -195,6 +195,36 @@ def test_command(tmp_path, capsys):
     for accuracy in accuracies:
         assert f"{accuracy:.2f}" in shown
     assert load_export(tmp_path / "student.pt2").predict(digits).shape == (digits.num_nodes, 10)
+
+
+def test_a_program_with_other_scores_leaves_the_old_one(tmp_path, monkeypatch):
+    path, model, small = tmp_path / "s.pt2", build("gcn"), small_data()
+    export_student(model, small, path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    monkeypatch.setattr(write, "predict", lambda model, data: torch.ones(data.num_nodes, 3))
+    with pytest.raises(ValueError, match="scores of the program must be the model's.*nothing was"):
+        export_student(model, small, path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: text.replace("torch-export", "elf"), "format must be one of torch-export"),
+        (lambda text: text.replace("signature", "sign"), "must have s.pt2.json beside it"),
+        (None, "s.pt2 must be a program that abkd-fast export wrote"),
+    ],
+)
+def test_damaged_exports_are_refused(change, message, tmp_path):
+    path = tmp_path / "s.pt2"
+    export_student(build("mlp"), small_data(), path)
+    beside = path.with_name("s.pt2.json")
+    if change is None:
+        path.write_bytes(path.read_bytes()[:500])
+    else:
+        beside.write_text(change(beside.read_text()))
+    with pytest.raises(ValueError, match=message):
+        load_export(path)
 
 
 def test_command_on_own_data(tmp_path, capsys):

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from abkd_fast import CSRGraph, data, latency
+from abkd_fast import CSRGraph, data, latency, ops
 from abkd_fast.data import GraphData
 from abkd_fast.nn import GAT, GCN, GCNII, MLP, GCNConv, GraphSAGE, SAGEConv
 
@@ -166,6 +166,32 @@ class Mixed(torch.nn.Module):
 
     def forward(self, x, graph):
         return self.b(self.a(x, graph), graph)
+
+
+class Twice(torch.nn.Module):
+    """One layer called twice: two hops, which its modules do not show."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = GCNConv(12, 12)
+
+    def forward(self, x, graph):
+        return self.conv(self.conv(x, graph).relu(), graph)
+
+
+class Outside(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = torch.nn.Linear(12, 4)
+
+    def forward(self, x, graph):
+        return ops.spmm(graph, self.linear(x))
+
+
+@pytest.mark.parametrize("model", [Twice, Outside])
+def test_models_that_read_further_than_their_layers_are_refused(model):
+    with pytest.raises(ValueError, match="model must score nodes by what lies within [01] hops"):
+        latency.NodeServer(model().double(), hub_data(sparse=False))
 
 
 def test_rejects():

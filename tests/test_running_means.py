@@ -1,11 +1,13 @@
 """Means over all nodes from mini-batches, alone and in ABKD."""
 
+import pytest
 import torch
 from test_distill import N, S, T, problem, ready
-from test_distill import double as double  # a fixture that every test here uses
 
 from abkd_fast.capture import Capture
 from abkd_fast.distill.running_means import RunningMeans
+
+pytestmark = pytest.mark.usefixtures("double")
 
 
 def batches(student, size):

@@ -147,6 +147,24 @@ def test_cka_equals_its_formula(map, nodes):
     assert objective.attention.shape == objective.dissimilarity.shape == (2, 2)
 
 
+@pytest.mark.parametrize("scale", [1e-13, 1e10])
+def test_cka_of_tiny_and_of_huge_states_in_float32(scale):
+    torch.set_default_dtype(torch.float32)
+    teacher = TeacherCache.from_states([torch.randn(N, 4) for _ in range(2)])
+    state = torch.randn(N, 3)
+    losses, gradients = [], []
+    for factor in (1.0, scale):
+        leaf = (state * factor).requires_grad_()
+        objective = CKA()
+        objective.setup(teacher, [3], None)
+        loss = objective(Capture([leaf], torch.zeros(N, 2), ["?"]), teacher)
+        loss.backward()
+        losses.append(loss.detach())
+        gradients.append(leaf.grad * factor)
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
 def test_cka_is_0_for_what_a_rotation_and_a_scale_make_equal():
     teacher, (student, _) = cache((6,)), capture()
     turn = torch.linalg.qr(torch.randn(6, 6)).Q

@@ -52,14 +52,17 @@ def student_layers(name: str, widths: list[int]) -> list[int]:
 
 
 def teacher_layer(teacher: TeacherCache, layer: int, nodes: Tensor | None = None) -> Tensor:
-    """State [B, d] of one layer at ``nodes`` [B] int64 (None = all), on the teacher's device."""
+    """State [B, d] of one layer at ``nodes`` [B] int64 (None = all), on the teacher's device.
+
+    Of a float64 cache in torch's default dtype, which the objectives' own weights have.
+    """
     state = teacher.layer(layer)
     rows = state if nodes is None else state[nodes.to(state.device)]
     rows = widened(rows.to(teacher.device))
     file = mapped_file(teacher.states)
     if file is not None and rows.data_ptr() != state.data_ptr():
         file.drop(teacher.states)
-    return rows
+    return rows.to(torch.get_default_dtype()) if rows.dtype == torch.float64 else rows
 
 
 def last_layer(teacher: TeacherCache) -> Tensor:

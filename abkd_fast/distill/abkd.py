@@ -217,9 +217,14 @@ class ABKD(Objective):
         if share is None:
             share = 1.0 if nodes is None else nodes.numel() / teacher.num_nodes
         attention = self.attention_map(student, share)
-        mean, dissimilarity = self._compare(student, teacher, attention, nodes)
+        weight = self._weight(nodes)
+        if weight == 0.0:  # no row at hand counts
+            mean = 0.0 * torch.stack([widened(state).sum() for state in student.states]).sum()
+            dissimilarity = torch.zeros_like(attention)
+        else:
+            mean, dissimilarity = self._compare(student, teacher, attention, nodes)
         self.attention, self.dissimilarity = attention.detach(), dissimilarity.detach()
-        loss = len(self.student_widths) * mean
+        loss = weight * len(self.student_widths) * mean
         self.scalars = {"abkd": loss.detach()}
         return self.beta * loss
 
@@ -251,6 +256,12 @@ class ABKD(Objective):
             shift=centre.mean if self.normalize == "standardize" else None,
             mask=counted,
         )
+
+    def _weight(self, nodes: Tensor | None) -> float:
+        """What a batch counts, so that batches of all nodes together are the whole graph."""
+        if self.mask is None or nodes is None:
+            return 1.0
+        return float(self.mask[nodes].double().mean() / self.mask.double().mean())
 
     def _counted(self, nodes: Tensor | None) -> Tensor | None:
         """Rows at hand that the mask lets count; None = all.

@@ -99,13 +99,15 @@ def cka_dissimilarity(
         for second, mean in zip(moments.second, means, strict=True)
     ]
     parts = h.split([state.size(1) for state in states], dim=1)
-    squares = torch.stack([(part.t() @ part).square().sum() for part in parts])
-    cross = _Cross.apply(teacher, moments.mean.to(h), h).square()
-    cross = _membership(widths, h).t() @ cross @ _membership([p.size(1) for p in parts], h)
-    norms = torch.stack(own).to(h)[:, None] * h.size(0)
+    # Fourth powers of the states, in float64: float32 has no room for them.
+    squares = torch.stack([(part.t() @ part).double().square().sum() for part in parts])
+    cross = _Cross.apply(teacher, moments.mean.to(h), h).double().square()
+    rows, columns = (_membership(w, cross) for w in (widths, [p.size(1) for p in parts]))
+    cross = rows.t() @ cross @ columns
+    norms = torch.stack(own).to(cross)[:, None] * h.size(0)
     known = (norms > 0) & (squares > 0)
     scale = norms * torch.where(squares > 0, squares, 1.0).sqrt()
-    return 1.0 - cross / torch.where(known, scale, 1.0) * known
+    return (1.0 - cross / torch.where(known, scale, 1.0) * known).to(h)
 
 
 def _membership(widths: Sequence[int], like: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ def initialize_from_attention(
         total += weight * ((1.0 - beta) * identity + beta * layers[layer].weight1)
     # At the depth where its own map is the strongest; deeper uses of a shared layer do less.
     beta = student.betas[0]
+    if beta == 0:
+        raise ValueError("student must have theta > 0, got 0: its layer's weight is never applied")
     part = (total - (1.0 - beta) * identity)[chosen][:, chosen]
     _convs(student)[0].weight1.copy_(part / beta)
     for mine, theirs, rows in zip(_linears(student), _linears(teacher), (True, False), strict=True):

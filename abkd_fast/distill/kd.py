@@ -8,6 +8,7 @@ from torch import Tensor
 from abkd_fast import ops
 from abkd_fast._checks import check_choice
 from abkd_fast.capture import Capture
+from abkd_fast.distill._rows import check_temperature
 from abkd_fast.distill.objective import Objective
 from abkd_fast.teacher import TeacherCache
 
@@ -41,8 +42,7 @@ class KD(Objective):
         super().__init__()
         if not 0.0 <= alpha <= 1.0:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-        if not temperature > 0.0:
-            raise ValueError(f"temperature must be > 0, got {temperature}")
+        check_temperature("temperature", temperature)
         check_choice("reduction", reduction, ("batchmean", "mean"))
         check_choice("activation", activation, ("softmax", "sigmoid"))
         self.alpha, self.temperature, self.reduction = alpha, temperature, reduction

@@ -61,6 +61,7 @@ class STRIDE(ABKD):
         )
         self.samples = check_size("samples", samples)
         self.structure: Tensor | None = None
+        self._structure_mean = torch.zeros(())
 
     def setup(
         self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None

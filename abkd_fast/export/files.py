@@ -6,10 +6,12 @@ import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import torch
 from torch import Tensor
 
+from abkd_fast._checks import check_choice
 from abkd_fast.data import GraphData
 from abkd_fast.export.compiled import load_package
 from abkd_fast.export.program import Signature
@@ -52,23 +54,35 @@ class Exported:
 def load_export(path: str | Path) -> Exported:
     """Read what :func:`export_student` wrote: the program and the JSON beside it.
 
+    A program is code: load those that you trust. An aoti package is machine code, and torch reads
+    parts of a torch-export file as pickles.
+
     Raises:
-        ValueError: there is no such JSON, or a package to run the program with is missing.
+        ValueError: there is no such JSON, the program is damaged, or a package to run it with is
+            missing.
     """
     path, beside = Path(path), about_path(path)
     try:
         about = json.loads(beside.read_text())
-        form = about["format"]
+        form, names = about["format"], about["signature"]["inputs"]
+        check_choice("format", form, ("torch-export", "aoti", "onnx"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must have {beside.name} beside it, as abkd-fast export writes it, got: {error}"
         ) from error
     if form == "onnx":
-        return Exported(_onnx_session(path, about["signature"]["inputs"]), about)
+        return Exported(_onnx_session(path, names), about)
     if form == "aoti":
         return Exported(load_package(path), about)
+    try:
+        program = torch.export.load(path)
+    except (OSError, BadZipFile, RuntimeError, AssertionError, KeyError) as error:
+        raise ValueError(
+            f"{path} must be a program that abkd-fast export wrote, got: "
+            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; export it again"
+        ) from error
     # Tracing sparse features leaves a guard that N is not 1, on which nothing depends.
-    return Exported(torch.export.load(path).module(check_guards=False), about)
+    return Exported(program.module(check_guards=False), about)
 
 
 def _onnx_session(path: Path, names: list[str]) -> Callable[..., Tensor]:

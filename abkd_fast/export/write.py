@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -70,27 +71,31 @@ def export_student(
     program = Program(model, data, weights=weights, bake_graph=bake_graph, first_hop=first_hop)
     signature = program.signature
     path.parent.mkdir(parents=True, exist_ok=True)
-    with torch.no_grad(), warnings.catch_warnings():
-        # torch's own use of what it deprecates
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", DeprecationWarning)
-        shapes = program.dynamic_shapes()
-        traced = torch.export.export(program, signature.arguments(data), dynamic_shapes=shapes)
-        _write(traced, path, format, list(signature.inputs), folds=weights is None)
     about: dict[str, Any] = {"abkd_fast": __version__, "torch": torch.__version__}
     about |= {"format": format, "weights": weights, "signature": asdict(signature)}
-    about_path(path).write_text(json.dumps(about, indent=1) + "\n")
-    exported = load_export(path)
-    expected, scores = predict(model, data), exported.predict(data)
-    about |= {"dataset": data.name, "bytes": path.stat().st_size}
-    about |= _compare(data, expected, scores)
-    about_path(path).write_text(json.dumps(about, indent=1) + "\n")
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=path.parent) as folder:
+        new = Path(folder) / path.name
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch's own use of what it deprecates
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            shapes = program.dynamic_shapes()
+            traced = torch.export.export(program, signature.arguments(data), dynamic_shapes=shapes)
+            _write(traced, new, format, list(signature.inputs), folds=weights is None)
+        about_path(new).write_text(json.dumps(about, indent=1) + "\n")
+        exported = load_export(new)
+        expected, scores = predict(model, data), exported.predict(data)
+        about |= {"dataset": data.name, "bytes": new.stat().st_size}
+        about |= _compare(data, expected, scores)
+        if weights is None and not torch.allclose(scores, expected, _RTOL, _ATOL):
+            raise ValueError(
+                f"scores of the program must be the model's, got a difference of "
+                f"{about['max_difference']:.3g}; nothing was written to {path}"
+            )
+        about_path(new).write_text(json.dumps(about, indent=1) + "\n")
+        for file in (new, about_path(new)):
+            file.replace(path.with_name(file.name))
     exported.about = about
-    if weights is None and not torch.allclose(scores, expected, _RTOL, _ATOL):
-        raise ValueError(
-            f"scores of the program must be the model's, got a difference of "
-            f"{about['max_difference']:.3g} in {path}"
-        )
     return exported
 
 

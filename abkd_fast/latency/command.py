@@ -39,7 +39,7 @@ def run_profile(config: ProfileConfig, command: str = "") -> dict[str, Any]:
 
 def _load(config: ProfileConfig, subjects: list[Subject]) -> GraphData:
     """The data, which every model must fit."""
-    first = subjects[-1].about
+    first = next(s for s in subjects if s.role == "student").about
     trained_on = first.dataset if first else ""
     data = data_of(config.data, config.dataset, config.root, config.read, trained_on)
     for subject in subjects:

@@ -85,7 +85,7 @@ def compare(
         subjects: name -> callable.
         samples: calls timed of each.
         seconds: of timed calls of each, at most.
-        warmup: calls of each before.
+        warmup: calls of each before, at most: slow ones get fewer.
         compiled: names whose first call compiles.
 
     Returns:
@@ -93,7 +93,7 @@ def compare(
     """
     if samples < 1 or warmup < 0:
         raise ValueError(f"samples must be >= 1 and warmup >= 0, got {samples} and {warmup}")
-    first, cold, results = {}, {}, {}
+    first, cold, results, warm = {}, {}, {}, dict.fromkeys(subjects, 0)
     with torch.no_grad():
         for name, call in subjects.items():
             first[name], results[name] = _timed(call)
@@ -101,6 +101,7 @@ def compare(
             deadline = time.perf_counter() + 0.2 * seconds
             for _ in range(warmup):
                 call()
+                warm[name] += 1
                 if time.perf_counter() > deadline:
                     break
         taken, resumed, interrupted = _turns(subjects, samples, seconds)
@@ -112,7 +113,7 @@ def compare(
             interrupted=tuple(interrupted[name]),
             cold=cold[name],
             compile=first[name] if name in compiled else None,
-            warmup=warmup,
+            warmup=warm[name],
             result=results[name],
         )
         for name in subjects

@@ -72,6 +72,7 @@ def profile(
             queries[kind] = _each(compare(calls, samples=samples, seconds=seconds), "server")
         loops = _throughput(servers, queries[ONE], data, clients, min(1.0, seconds), seed)
         facts = environment() | {"load": os.getloadavg()[0], "affinity": _affinity()}
+        copy = copy_bandwidth(data.graph.device)
     for row, subject in zip(rows, subjects, strict=True):
         name = subject.name
         row["queries"] = {kind: _rows(found, name) for kind, found in queries.items()}
@@ -88,7 +89,7 @@ def profile(
         "seed": seed,
         "dataset": _dataset(data),
         "graph_prepare_ms": graph,
-        "copy_gb_s": copy_bandwidth(),
+        "copy_gb_s": copy,
         "models": rows,
         "peak_bytes": peak_bytes(),
     }
@@ -237,13 +238,15 @@ def _feature_bytes(x: Tensor | CSRGraph | None) -> int:
     return _graph_bytes(x) if isinstance(x, CSRGraph) else x.nbytes
 
 
-def copy_bandwidth(megabytes: int = 64) -> float:
+def copy_bandwidth(device: torch.device, megabytes: int = 64) -> float:
     """GB/s of a copy that reads and writes so much together, the best of ten."""
-    source = torch.zeros(megabytes * 125_000)
+    source = torch.zeros(megabytes * 125_000, device=device)
     target, best = torch.empty_like(source), float("inf")
     for _ in range(10):
         begin = time.perf_counter_ns()
         target.copy_(source)
+        if source.is_cuda:
+            torch.cuda.synchronize(device)
         best = min(best, time.perf_counter_ns() - begin)
     return 2 * source.nbytes / best
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from abkd_fast._checks import check_tensor
 from abkd_fast._csr import Structure
+from abkd_fast.capture import call_model
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.flat import NotTrimmable, flatten, trim
@@ -67,8 +68,10 @@ class NodeServer:
         self._unvisited = PerThread(self._operator)
         self.form, self.why = "model", "flat=False"
         self._line: Callable[..., Tensor] = self._run_model
+        probes = self._probes(data.num_nodes)
+        self._check_hops(data, probes)
         if flat:
-            self._flatten(data.num_nodes)
+            self._flatten(probes)
 
     @torch.no_grad()
     def __call__(self, nodes: Tensor) -> Tensor:
@@ -128,11 +131,26 @@ class NodeServer:
         sizes = inputs[-self.hops - 1 :]
         return self._flat(*inputs[: -self.hops - 1])[: sizes[0]]
 
-    def _flatten(self, num_nodes: int) -> None:
-        """Take the fastest form whose scores are the model's on two other neighbourhoods."""
+    def _probes(self, num_nodes: int) -> list[Tensor]:
+        """Nodes with the most and the fewest neighbours, and a few."""
         degree = self._operator.rowptr.diff()
         probes = [torch.tensor([int(node)]) for node in (degree.argmax(), degree.argmin())]
-        probes.append(torch.arange(min(3, num_nodes)))
+        return [*probes, torch.arange(min(3, num_nodes))]
+
+    def _check_hops(self, data: GraphData, probes: list[Tensor]) -> None:
+        """Raise ValueError unless the neighbourhoods hold all that the scores depend on."""
+        with torch.no_grad():
+            scores = call_model(self._model, data, None)
+            for nodes in probes:
+                if not torch.allclose(self(nodes), scores[nodes], rtol=1e-3, atol=1e-4):
+                    raise ValueError(
+                        f"model must score nodes by what lies within {self.hops} hops, one for "
+                        "each of its layers; got other scores from the whole graph. A layer that "
+                        "is called twice, or an aggregation outside of a layer, cannot be served"
+                    )
+
+    def _flatten(self, probes: list[Tensor]) -> None:
+        """Take the fastest form whose scores are the model's on two other neighbourhoods."""
         expected = [self(nodes) for nodes in probes]
         names = [f"x{i}" for i in range(3 if isinstance(self._features, CSRGraph) else 1)]
         example = self._inputs(probes[-1])[: -self.hops - 1]

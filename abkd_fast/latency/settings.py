@@ -54,7 +54,8 @@ class ProfileConfig:
         if self.dataset is not None:
             check_name(self.dataset)
         DataConfig(device=self.device)
-        least = [("samples", self.samples), ("batch", self.batch), ("threads", self.threads or 1)]
+        least = [("samples", self.samples), ("batch", self.batch)]
+        least += [("threads", self.threads)] if self.threads is not None else []
         for name, value in [*least, *(("clients", count) for count in self.clients)]:
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
