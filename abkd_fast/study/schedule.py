@@ -6,7 +6,7 @@ task is frozen do its runs with test figures begin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ class Schedule:
         return done, []
 
     def _trial_cells(
-        self, task: Task, method: Method, number: int, chosen: dict[str, Any]
+        self, task: Task, method: Method, number: int, chosen: Mapping[str, Any]
     ) -> list[Cell]:
         search, settings = self.search_key(task, method), {**self._settings(task, method), **chosen}
         return [
