@@ -68,7 +68,7 @@ bench-targets: $(VENV)/peers
 	$(BIN)/python bench/write_docs.py
 	$(BIN)/python bench/targets.py
 
-bench-all: $(READY)
+bench-all: $(VENV)/peers
 	$(BIN)/python bench/bench_spmm.py
 	$(BIN)/python bench/bench_segment.py
 	$(BIN)/python bench/bench_dropout.py
@@ -110,4 +110,4 @@ format: $(READY)
 	$(BIN)/clang-format -i $(SOURCES)
 
 clean:
-	rm -rf build dist *.egg-info runs report abkd_fast/*.so
+	rm -rf build dist *.egg-info report abkd_fast/*.so $(READY)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from errors import relative
 from harness import take_turns, write_json
 from torch import Tensor, nn
 from torch_geometric.nn import GCN, GCN2Conv, GraphSAGE
@@ -63,8 +64,7 @@ def gradients(model: nn.Module, graph: GraphData) -> list[Tensor]:
 def difference(model: nn.Module, other: nn.Module, graph: GraphData) -> float:
     """The largest, in norm, relative to PyG's."""
     gradients(other, graph)  # the second call has its features sparse
-    pairs = zip(gradients(model, graph), gradients(other, graph), strict=True)
-    return max(float((a - b).norm() / a.norm()) for a, b in pairs)
+    return relative(gradients(model, graph), gradients(other, graph))
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, graph: GraphData) -> None:

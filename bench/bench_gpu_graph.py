@@ -13,6 +13,7 @@ from typing import Any
 
 import costs
 import torch
+from errors import largest, relative
 from gpu_compare import (
     Case,
     Found,
@@ -24,7 +25,6 @@ from gpu_compare import (
     installed,
     measure,
     ours,
-    relative,
 )
 from gpu_graphs import load
 from torch import Tensor
@@ -212,7 +212,7 @@ def extremum_case(graph: CSRGraph, label: str, width: int, device: str) -> Case:
         out, dx = found
         inner = (x.double() * dx).sum() - (out.double() * dout).sum()
         scale = out.double().norm() * dout.double().norm()
-        return max(relative([out[rows]], [expected]), float(inner.abs() / scale))
+        return largest([relative([out[rows]], [expected]), float(inner.abs() / scale)])
 
     return Case("spmm max", f"{label}, F={width}, forward+backward", torch.float32, cost, sides,
                 exact, but_for_ties, dict.fromkeys(("gather + scatter", "torch.compile"), messages),

@@ -7,7 +7,8 @@ from typing import Any
 
 import costs
 import torch
-from gpu_compare import Row, reason, relative
+from errors import relative
+from gpu_compare import Row, reason
 from gpu_timing import Step, take_turns
 from peers import best, eager
 from torch import Tensor

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import costs
 import torch
 import torch.nn.functional as F
-from gpu_compare import Case, Found, Maker, Row, compiled, gradient, measure, ours, relative
+from errors import relative
+from gpu_compare import Case, Found, Maker, Row, compiled, gradient, measure, ours
 from gpu_graphs import SIZES
 from torch import Tensor
 

@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from bench_gpu_graph import torch_csr
 from bench_gpu_rows import CLASSES
 from costs import Cost
+from errors import largest
 from gpu_compare import Row, compiled, reason
 from gpu_graphs import load
 from gpu_timing import synchronise
@@ -219,7 +220,7 @@ def run(name: str, device: str, tiny: bool) -> Iterator[Row]:
             losses, _, _ = side_run(CHECKED)
             expected = expected or losses
             pairs = zip(losses, expected, strict=True)
-            error = max(abs(a - b) / abs(b) for a, b in pairs)
+            error = largest(abs(a - b) / abs(b) for a, b in pairs)
             if not error <= BOUND:
                 text = f"{side}: losses differ from abkd_fast's by {error:.2g}"
                 if side.startswith("abkd_fast"):

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from errors import largest
 from harness import write_json
 from peers import pyg
 from peers.pyg_queries import MODELS, by_loader, by_subgraph, normalised
@@ -140,7 +141,7 @@ def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
         queries = node_sides(ours, theirs, graph, compiles)
         for query, nodes in (("one node", list(drawn)), ("worst node", [worst])):
             errors = {
-                side: max(difference(ask(node), expected[node]) for node in nodes[:6])
+                side: largest(difference(ask(node), expected[node]) for node in nodes[:6])
                 for side, ask in queries.items()
                 if fits or query == "one node" or side != "pyg k_hop_subgraph"
             }

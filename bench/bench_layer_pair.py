@@ -24,6 +24,7 @@ from typing import Any
 
 import costs
 import torch
+from errors import relative
 from harness import (
     ALLOCATORS,
     child,
@@ -145,8 +146,8 @@ def check(steps: dict[str, Step]) -> dict[str, float]:
     """Largest relative error (in norm) of loss, D and gradients against eager, by side."""
     expected, errors = steps["eager"](), {}
     for side, step in steps.items():
-        found = step().items()
-        errors[side] = max(float((a - expected[k]).norm() / expected[k].norm()) for k, a in found)
+        found = step()
+        errors[side] = relative([found[k] for k in expected], expected.values())
         bound = 1e-2 if side.endswith("bf16") else 1e-4
         if not errors[side] <= bound:
             raise SystemExit(f"{side} differs from eager by {errors[side]:.2g}, more than {bound}")

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import costs
 import torch
+from errors import relative
 from harness import child, machine_limits, peak_above_data, take_turns, write_json
 from torch import Tensor
 from torch.nn import functional as F
@@ -81,12 +82,6 @@ class Sides:
         return [loss.detach(), *torch.autograd.grad(loss, self.inputs)]
 
 
-def difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference in norm."""
-    pairs = zip(found, expected, strict=True)
-    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
-
-
 def memory(layers: int, width: int, side: str) -> None:
     """Print the peak of two steps as JSON; one at few rows before loads the libraries."""
     sides = Sides(layers, width)
@@ -110,7 +105,7 @@ def peak_memory(layers: int, width: int, threads: int) -> dict[str, float]:
 def measure(layers: int, width: int, rounds: int, peaks: dict[str, float]) -> dict[str, object]:
     sides = Sides(layers, width)
     expected = sides.step("eager")
-    errors = {side: difference(sides.step(side), expected) for side in sides.losses}
+    errors = {side: relative(sides.step(side), expected) for side in sides.losses}
     assert max(errors.values()) < 1e-5, errors
     del expected
     square = torch.randn(GEMM, GEMM)

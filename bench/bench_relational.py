@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from errors import relative
 from harness import child, machine_limits, peak_above_data, take_turns, write_json
 from torch import Tensor, nn
 from torch_geometric.nn import FastRGCNConv, RGCNConv
@@ -90,12 +91,6 @@ class Sides:
         return [out.detach(), *torch.autograd.grad(out, [*inputs, *layer.parameters()], self.dout)]
 
 
-def difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest difference in norm."""
-    pairs = zip(found, expected, strict=True)
-    return max(float((a - b).norm() / b.norm()) for a, b in pairs)
-
-
 def memory(name: str, side: str, root: Path | None) -> None:
     """Print the peak of two steps as JSON."""
     sides = Sides(CASES[name], root)
@@ -107,7 +102,7 @@ def memory(name: str, side: str, root: Path | None) -> None:
 def measure(name: str, options: argparse.Namespace) -> list[dict[str, object]]:
     sides = Sides(CASES[name], options.root)
     expected = sides.step("pyg")
-    errors = {side: difference(sides.step(side), expected) for side in sides.layers}
+    errors = {side: relative(sides.step(side), expected) for side in sides.layers}
     assert max(errors.values()) < 1e-5, errors
     calls = {side: partial(sides.step, side) for side in sides.layers}
     times = take_turns(calls, options.rounds)

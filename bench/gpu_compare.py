@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -12,10 +11,12 @@ from typing import Any
 
 import torch
 from costs import Cost
+from errors import largest, relative
 from gpu_timing import Step, take_turns
 from torch import Tensor
 
 import abkd_fast as af
+from abkd_fast._machine import host_memory, resident_bytes
 
 BACKENDS = ("triton", "cuda")
 COMPILERS = {"cuda": "inductor", "cpu": "eager"}  # the CPU rehearses; bench/registry changes that
@@ -25,15 +26,6 @@ Maker = Callable[[], Step]
 Row = dict[str, Any]
 
 
-def relative(found: Found, expected: Found) -> float:
-    """Largest difference of any tensor, relative to its norm."""
-    pairs = zip(found, expected, strict=True)
-    return max(
-        float((a.double() - b.double()).norm() / b.double().norm().clamp(min=1e-30))
-        for a, b in pairs
-    )
-
-
 def but_for_ties(found: Found, expected: Found) -> float:
     """As :func:`relative` of [out, dx], but of dx the share of entries that differ.
 
@@ -41,7 +33,7 @@ def but_for_ties(found: Found, expected: Found) -> float:
     """
     out, dx = (a.double() for a in found)
     differ = ~torch.isclose(dx, expected[1].double(), rtol=1e-3, atol=1e-5)
-    return max(relative([out], expected[:1]), float(differ.double().mean()))
+    return largest([relative([out], expected[:1]), float(differ.double().mean())])
 
 
 @dataclass
@@ -161,6 +153,6 @@ def check_room(needed: int, free: int) -> None:
 def free_bytes(device: str) -> int:
     """What the device has to give, and torch holds unused."""
     if device != "cuda":
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return host_memory() - resident_bytes()
     held = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return torch.cuda.mem_get_info()[0] + held

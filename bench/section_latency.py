@@ -27,19 +27,22 @@ def _kind(name: str) -> str:
 def fastest(row: dict[str, Any], kind: str) -> tuple[str, dict[str, Any]] | None:
     """(name, times) of the kind's side with the least median."""
     sides = sides_of(row, kind)
-    return min(sides.items(), key=lambda item: median(item[1])) if sides else None
+    return min(sides.items(), key=lambda item: median(row, item[1])) if sides else None
 
 
-def median(side: dict[str, Any]) -> float:
-    """p50 of the calls that kept the processor, where there are so many; else of all."""
-    calm = side["n"] - side["interrupted"] >= CALM
+def median(row: dict[str, Any], side: dict[str, Any]) -> float:
+    """p50 of the calls that kept the processor, where every side of the row has enough of them.
+
+    Else of all calls, of every side.
+    """
+    calm = all(each["n"] - each["interrupted"] >= CALM for each in row["sides"].values())
     return side["undisturbed_p50"] if calm else side["p50"]
 
 
 def ratio(row: dict[str, Any], kind: str) -> float | None:
     """How many times longer the fastest side of a kind takes than ours."""
     ours, theirs = fastest(row, "ours"), fastest(row, kind)
-    return None if ours is None or theirs is None else median(theirs[1]) / median(ours[1])
+    return None if ours is None or theirs is None else median(row, theirs[1]) / median(row, ours[1])
 
 
 def latency_table(report: dict[str, Any]) -> list[str]:
@@ -74,8 +77,8 @@ def ratio_table(report: dict[str, Any]) -> list[str]:
         if row["query"] == "one node":
             least = NONE  # of different nodes
         cells.append(
-            [row["dataset"], row["model"], row["query"], figure(median(ours[1]))]
-            + [f"{eager[0].removeprefix('pyg ')}, {figure(median(eager[1]))}"]
+            [row["dataset"], row["model"], row["query"], figure(median(row, ours[1]))]
+            + [f"{eager[0].removeprefix('pyg ')}, {figure(median(row, eager[1]))}"]
             + [f"{ratio(row, 'eager'):.1f}x", least]
             + [NONE if compiled is None else f"{compiled:.1f}x"]
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sections import figure, machine, table
+from sections import figure, machine_and_load, table
 
 
 def neighbor_kl_section(report: dict[str, Any]) -> list[str]:
@@ -33,7 +33,7 @@ def neighbor_kl_section(report: dict[str, Any]) -> list[str]:
         "both ends of every edge gathered, `scatter_reduce` and `index_add`; *torch_scatter*: its",
         "`scatter_log_softmax`; *target*: the teacher's log-probabilities are given, times are",
         "those of ours with a target. *rmat-1m* is synthetic: R-MAT, 2^17 nodes and 2^20 edges.",
-        f"`python bench/bench_neighbor_kl.py`. {machine(report)}",
+        f"`python bench/bench_neighbor_kl.py`. {machine_and_load(report)}",
         "",
         *table([*head, "difference"], cells),
         "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sections import figure, machine, ours_of, table
+from sections import figure, machine_and_load, ours_of, table
 
 
 def relational_section(report: dict[str, Any]) -> list[str]:
@@ -27,7 +27,7 @@ def relational_section(report: dict[str, Any]) -> list[str]:
         "FastRGCNConv (left out where its weights, one an edge, take more than 2 GB). *mag-shaped*",
         "is synthetic: OGBN-Mag's types and relations with reverses at a twentieth of its size,",
         "edges drawn at random. *gradients MB*: what the step hands back, a part of *extra*.",
-        f"`python bench/bench_relational.py`. {machine(report)}",
+        f"`python bench/bench_relational.py`. {machine_and_load(report)}",
         "",
         *table([*head, "extra MB", "times ours", "gradients MB", "difference"], cells),
         "",

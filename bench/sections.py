@@ -36,6 +36,13 @@ def machine(report: dict[str, Any]) -> str:
     )
 
 
+def machine_and_load(report: dict[str, Any]) -> str:
+    """For sections that have no other place for it."""
+    return (
+        f"{machine(report)} Load of the machine when it ended: {report['environment']['load']:.1f}."
+    )
+
+
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     lines = [head, ["---"] * len(head), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
@@ -160,7 +167,7 @@ def edge_attention_section(report: dict[str, Any]) -> list[str]:
         "",
         "GATConv and GATv2Conv, heads x width of a head, on 128 random features; forward and all",
         "gradients, dropout 0.6 on the coefficients, float32.",
-        f"`python bench/bench_edge_attention.py`. {machine(report)}",
+        f"`python bench/bench_edge_attention.py`. {machine_and_load(report)}",
         "*pyg*: PyG's layer, self-loops added beforehand, edges sorted by destination;",
         "*pyg adj_t*: the same on a `torch_sparse.SparseTensor`. Without PyG: its messages, edges",
         "x heads x width, would take more than 4 GB.",
@@ -233,7 +240,7 @@ def rows_section(report: dict[str, Any]) -> list[str]:
     return [
         "## kl_div, linear, teacher_moments, spmm's maximum",
         "",
-        f"float32; `python bench/bench_rows.py`. {machine(report)}",
+        f"float32; `python bench/bench_rows.py`. {machine_and_load(report)}",
         "",
         *peer_table(report["rows"], ("op", "case")),
         "",

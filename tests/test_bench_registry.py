@@ -33,7 +33,17 @@ def with_wrong(*arguments):
         step = right()
         return lambda: [1.01 * part for part in step()]
 
+    def make_nan():
+        step = right()
+
+        def run():  # the output is right, a gradient is not a number
+            out, *gradients = step()
+            return [out, *gradients[:-1], gradients[-1] * float("nan")]
+
+        return run
+
     case.sides["one percent off"] = make
+    case.sides["one not a number"] = make_nan
     return case
 
 OPS["linear+gradient"] = type(entry)(with_wrong, *list(vars(entry).values())[1:])
@@ -73,8 +83,9 @@ def test_wrong_provider_is_reported_and_not_timed(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
     assert {row["provider"] for row in found["rows"]} == {"abkd_fast", "F.linear"}
-    assert [gone["provider"] for gone in found["left_out"]] == ["one percent off"]
+    assert [gone["provider"] for gone in found["left_out"]] == ["one percent off", "one not a number"]
     assert "one percent off: wrong by 0.01" in done.stdout
+    assert "one not a number: wrong by inf" in done.stdout
     assert all(row["p50"] > 0 and row["of_copy"] > 0 for row in found["rows"])
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import costs
 import torch
-from gpu_compare import Case, Found, gradient, installed, ours, relative
+from errors import relative
+from gpu_compare import Case, Found, gradient, installed, ours
 from registry.catalog import HALF, SINGLE, Maker, op
 
 from abkd_fast import CSRGraph

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import costs
 import torch
 from costs import Cost
-from gpu_compare import Case, Found, compiled, ours, relative
+from errors import relative
+from gpu_compare import Case, Found, compiled, ours
 from registry.catalog import op
 from torch import Tensor
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import costs
 import torch
-from gpu_compare import Case, Found, ours, relative
+from errors import relative
+from gpu_compare import Case, Found, ours
 from registry.catalog import HALF, SINGLE, op
 
 from abkd_fast import CSRGraph
