@@ -83,7 +83,10 @@ def test_wrong_provider_is_reported_and_not_timed(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads((tmp_path / "report.json").read_text())
     assert {row["provider"] for row in found["rows"]} == {"abkd_fast", "F.linear"}
-    assert [gone["provider"] for gone in found["left_out"]] == ["one percent off", "one not a number"]
+    assert [gone["provider"] for gone in found["left_out"]] == [
+        "one percent off",
+        "one not a number",
+    ]
     assert "one percent off: wrong by 0.01" in done.stdout
     assert "one not a number: wrong by inf" in done.stdout
     assert all(row["p50"] > 0 and row["of_copy"] > 0 for row in found["rows"])
