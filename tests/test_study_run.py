@@ -173,8 +173,8 @@ def test_failed_runs_stop_nothing_else(tmp_path):
     ended = subprocess.run(command(), cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 1, ended.stderr
     assert "error: 3 runs failed:" in ended.stderr
-    assert "other, teacher, seed –: the process ended with signal SIGKILL" in ended.stderr
-    assert re.search("tiny, ABKD, seed 1000: .*Error: .* finite", ended.stderr)
+    assert "other: teacher dies:make: the process ended with signal SIGKILL" in ended.stderr
+    assert re.search("ABKD, trial 0, seed 1000: .*Error: .* finite", ended.stderr)
     runs = read(tmp_path, "runs")
     assert {record["method"] for record in runs.values()} == {"none", "KD"}
     page = (tmp_path / "study" / "tables.md").read_text()
