@@ -101,7 +101,7 @@ def pareto(found: Sequence[TaskResult]) -> Figure:
 def _cost_panel(
     axes: Axes, found: Sequence[TaskResult], methods: Sequence[str], column: str
 ) -> None:
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, NullLocator
 
     for place, method in enumerate(methods):
         # students of one size would hide each other
@@ -111,14 +111,16 @@ def _cost_panel(
         down = [max(s.test["mean"] - s.low, 0.0) for _, s in pairs]  # rounding
         up = [max(s.high - s.test["mean"], 0.0) for _, s in pairs]
         color = COLORS[place % len(COLORS)]
-        face = color if place < len(COLORS) else "white"
+        turn = place // len(COLORS)  # filled, open, then filled again with other markers
+        face = "white" if turn % 2 else color
+        marker = _MARKERS[(place + turn // 2) % len(_MARKERS)]
         look: dict[str, Any] = {
             "color": color,
             "markerfacecolor": face,
             "ms": 4.5,
             "elinewidth": 0.8,
         }
-        axes.errorbar(x, y, [down, up], fmt=_MARKERS[place % len(_MARKERS)], label=method, **look)
+        axes.errorbar(x, y, [down, up], fmt=marker, label=method, **look)
     for teacher in {r.task.teacher: r.teacher for r in found}.values():
         at = teacher[column], teacher["used"]["test"]
         if at[0] is None:  # a teacher of the user's own
@@ -127,7 +129,8 @@ def _cost_panel(
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    axes.xaxis.set_major_formatter(EngFormatter(sep="") if column == "parameters" else plain)
     axes.margins(x=0.1)
     axes.grid(alpha=0.25, linewidth=0.6)
 
