@@ -12,11 +12,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from abkd_fast._backend import backend_of
 from abkd_fast.metrics import environment
 
 ALLOCATORS = {
@@ -147,12 +149,40 @@ def child(file: str, arguments: list[str], variables: Mapping[str, str] | None =
     return json.loads(done.stdout.splitlines()[-1])
 
 
+PEERS = ("scipy", "torch-geometric", "torch-scatter", "torch-sparse", "pyg-lib", "onnxruntime")
+
+
+def sides() -> dict[str, Any]:
+    """What was compared: the commit, "+" with changes on top of it, and versions of peers."""
+    found = {name: peer for name in PEERS if (peer := installed_version(name)) is not None}
+    commit = _git("rev-parse", "--short=12", "HEAD")
+    changed = "+" if commit and _git("status", "--porcelain", "--untracked-files=no") else ""
+    at = f"{commit}{changed}" if commit else None
+    return {"commit": at, "kernels": backend_of("spmm")[1], "peers": found}
+
+
+def installed_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this checkout; "" without git or a checkout."""
+    command = ["git", "-C", str(Path(__file__).parent), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
 def write_json(path: Path, **content: Any) -> None:
-    """The report, with date, environment and load of the machine."""
+    """The report, with date, environment, what was compared, and load of the machine."""
     report = {
         "format": 1,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": environment() | {"load": os.getloadavg()[0]},
+        "environment": environment() | sides() | {"load": os.getloadavg()[0]},
         **content,
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,8 @@ class ABKD(Objective):
         normalize: "none"; "standardize": teacher states centred, and scaled to unit variance per
             layer; "rows": projected rows of unit length.
         mask: [N] bool, the nodes that D, its means and its scales are taken over (the training
-            nodes, say); None = all. Queries and keys keep the means over all nodes.
+            nodes, say); None = all. Queries and keys keep the means over all nodes. A mini-batch
+            weighs as many nodes as count in it.
         freeze_teacher_map: keep W_i and P of the teacher side fixed at random, so that D cannot
             be lowered by shrinking them; the student side gets its own P.
         beta: weight.
