@@ -124,6 +124,7 @@ class ClusterBatches:
         sizes = torch.bincount(part, minlength=num_parts).tolist()
         self._parts = [nodes for nodes in part.argsort(stable=True).split(sizes) if len(nodes)]
         self.num_items, self.per_batch = len(self._parts), parts_per_batch
+        self.nodes = slice(None)
 
     def __len__(self) -> int:
         """Number of batches an epoch."""
@@ -132,7 +133,7 @@ class ClusterBatches:
     @cached_property
     def train_share(self) -> float:
         """Share of the nodes of an epoch that are training nodes."""
-        return _train_share(self.data, slice(None))
+        return _train_share(self.data, self.nodes)
 
     def epoch(self, number: int) -> Iterator[Batch]:
         """The batches of an epoch; they depend on ``seed`` and ``number`` alone."""

@@ -256,6 +256,8 @@ class Distiller:
                 capture = recorder.collect(call, self.training.graph)
             assert self.teacher is not None
             self.objective.setup(self.teacher, capture.widths, self.training.graph)
+            if self.batches is not None:
+                self.objective.set_epoch(self.batches.nodes)
         optimizer = make_optimizer(self.config, self.student, self.objective)
         steps = self.config.epochs * (1 if self.batches is None else len(self.batches))
         scheduler = make_scheduler(self.config, optimizer, steps)

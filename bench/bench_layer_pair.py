@@ -147,7 +147,7 @@ def check(steps: dict[str, Step]) -> dict[str, float]:
     expected, errors = steps["eager"](), {}
     for side, step in steps.items():
         found = step()
-        errors[side] = relative([found[k] for k in expected], expected.values())
+        errors[side] = relative(found.values(), [expected[k] for k in found])
         bound = 1e-2 if side.endswith("bf16") else 1e-4
         if not errors[side] <= bound:
             raise SystemExit(f"{side} differs from eager by {errors[side]:.2g}, more than {bound}")

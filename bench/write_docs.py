@@ -151,7 +151,10 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
             ["the same", "layer by layer, teacher projections stacked and indexed"]
             + [ratio(pair, "eager indexed", config=narrow)],
             ["the same", "batched PyTorch, expanded square"] + [ratio(pair, "best", config=narrow)],
-            ["whole distillation step, PubMed", "PyG model, its fastest form, + that loss"]
+            [
+                "whole distillation step, PubMed",
+                "PyG, its fastest form, + the layer-by-layer loss",
+            ]
             + [ratio(step, "pyg", case="distil", dataset="pubmed")],
             [
                 "training step of the 64x64 teacher, Cora / PubMed",

@@ -5,7 +5,7 @@ import torch
 from objective_cases import assert_same
 from test_distill import N, T, problem, ready
 
-from abkd_fast import ABKD
+from abkd_fast import ABKD, KD
 from abkd_fast.capture import Capture
 from abkd_fast.distill import STRIDE
 
@@ -166,3 +166,18 @@ def test_a_batch_in_which_no_node_counts_has_no_gradient(make):
     loss.backward()
     assert loss == 0.0 and objective.dissimilarity.shape == (T, 3)
     assert all(not state.grad.any() for state in student.states)
+
+
+def test_a_batch_weighs_what_counts_among_the_nodes_of_an_epoch():
+    """Seeds that are the nodes of the mask: every batch counts whole."""
+    teacher, student = problem()
+    mask = torch.arange(N) < 6
+    objective = KD(alpha=0.5) + ready(teacher, student, mask=mask, map="uniform")
+    objective.setup(teacher, student.widths, None)
+    objective.set_epoch(mask.nonzero().flatten())
+    nodes = torch.arange(3)
+    (abkd,) = [term for term in objective.terms() if isinstance(term, ABKD)]
+    abkd(part(student, nodes), teacher, nodes)
+    assert abkd.batch_weight == 1.0
+    with pytest.raises(ValueError, match="mask must let nodes of the epoch's batches count"):
+        objective.set_epoch((~mask).nonzero().flatten())

@@ -141,6 +141,7 @@ class ABKD(Objective):
             self.mask = self.mask.to(device)
             counted = self.mask.nonzero().flatten()
             self.masked_moments = teacher.moments_of(self.mask)
+            self.mask_share = float(self.mask.double().mean())
         self.register_buffer("counted", counted, persistent=False)
         scale = None
         if self.normalize == "standardize":
@@ -218,10 +219,12 @@ class ABKD(Objective):
         if share is None:
             share = 1.0 if nodes is None else nodes.numel() / teacher.num_nodes
         attention = self.attention_map(student, share)
-        weight = self._weight(nodes)
+        weight = self.batch_weight = self._weight(nodes)
         if weight == 0.0:  # no row at hand counts
-            mean = 0.0 * torch.stack([widened(state).sum() for state in student.states]).sum()
-            dissimilarity = torch.zeros_like(attention)
+            # The map takes part all the same: its means may wait for other processes.
+            sums = [attention.sum(), *(widened(state).sum() for state in student.states)]
+            mean, former = 0.0 * torch.stack(sums).sum(), self.dissimilarity
+            dissimilarity = torch.full_like(attention, torch.nan) if former is None else former
         else:
             mean, dissimilarity = self._compare(student, teacher, attention, nodes)
         self.attention, self.dissimilarity = attention.detach(), dissimilarity.detach()
@@ -259,10 +262,17 @@ class ABKD(Objective):
         )
 
     def _weight(self, nodes: Tensor | None) -> float:
-        """What a batch counts, so that batches of all nodes together are the whole graph."""
+        """What a batch counts, so that the batches of an epoch together are all its nodes."""
         if self.mask is None or nodes is None:
             return 1.0
-        return float(self.mask[nodes].double().mean() / self.mask.double().mean())
+        return float(self.mask[nodes].double().mean()) / self.mask_share
+
+    def set_epoch(self, nodes: Tensor | slice) -> None:
+        """Which share of an epoch's nodes counts; ValueError if none does."""
+        if self.mask is not None:
+            self.mask_share = float(self.mask[nodes].double().mean())
+            if self.mask_share == 0.0:
+                raise ValueError("mask must let nodes of the epoch's batches count, got none")
 
     def _counted(self, nodes: Tensor | None) -> Tensor | None:
         """Rows at hand that the mask lets count; None = all.

@@ -47,6 +47,12 @@ class Objective(nn.Module):
         ``graph`` is for objectives that compare neighbourhoods; to others it may be None.
         """
 
+    def set_epoch(self, nodes: Tensor | slice) -> None:
+        """Told once, after setup: the nodes that the mini-batches of an epoch go over."""
+        for term in self.terms():
+            if term is not self:
+                term.set_epoch(nodes)
+
     def forward(
         self, student: Capture, teacher: TeacherCache, nodes: Tensor | None = None
     ) -> Tensor:

@@ -40,7 +40,8 @@ class STRIDE(ABKD):
         options: those of :class:`ABKD`, by name. ``shared_maps`` holds for N' and M' too.
 
     Attributes:
-        structure: E [T, S] of the last call, detached. ``dissimilarity`` is D + lambda E.
+        structure: E [T, S] of the last call in which a node counted, detached. ``dissimilarity`` is
+            D + lambda E.
     """
 
     node_mean = False  # a node's term depends on the other nodes' rows
@@ -61,7 +62,6 @@ class STRIDE(ABKD):
         )
         self.samples = check_size("samples", samples)
         self.structure: Tensor | None = None
-        self._structure_mean = torch.zeros(())
 
     def setup(
         self, teacher: TeacherCache, student_widths: Sequence[int], graph: CSRGraph | None
@@ -77,7 +77,9 @@ class STRIDE(ABKD):
     ) -> Tensor:
         """The loss; leaves ``.attention``, ``.dissimilarity`` and ``.structure`` [T, S]."""
         loss = super().forward(student, teacher, nodes)
-        self.scalars = {"stride": self.scalars["abkd"], "structure": self._structure_mean}
+        total = self.scalars["abkd"]
+        structure = self.batch_weight * self._structure_mean if self.batch_weight else total
+        self.scalars = {"stride": total, "structure": structure}
         return loss
 
     def _compare(

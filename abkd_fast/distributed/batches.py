@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from torch import Tensor
+
 from abkd_fast.batches import Batch, Batches, LoaderBatches, shuffled
 from abkd_fast.distributed.world import World
 
@@ -41,6 +43,11 @@ class RankBatches:
     def __len__(self) -> int:
         """Number of steps an epoch."""
         return self._steps
+
+    @property
+    def nodes(self) -> Tensor | slice:
+        """Nodes that an epoch of all ranks goes over."""
+        return self.batches.nodes
 
     @property
     def train_share(self) -> float:

@@ -77,19 +77,26 @@ def load_export(path: str | Path) -> Exported:
     try:
         program = torch.export.load(path)
     except (OSError, BadZipFile, RuntimeError, AssertionError, KeyError) as error:
-        raise ValueError(
-            f"{path} must be a program that abkd-fast export wrote, got: "
-            f"{str(error).splitlines()[0] if str(error) else type(error).__name__}; export it again"
-        ) from error
+        raise _not_ours(path, error) from error
     # Tracing sparse features leaves a guard that N is not 1, on which nothing depends.
     return Exported(program.module(check_guards=False), about)
+
+
+def _not_ours(path: Path, error: Exception) -> ValueError:
+    why = (str(error) or type(error).__name__).splitlines()[0]
+    return ValueError(
+        f"{path} must be a program that abkd-fast export wrote, got: {why}; export it again"
+    )
 
 
 def _onnx_session(path: Path, names: list[str]) -> Callable[..., Tensor]:
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no base of their own
+        raise _not_ours(path, error) from error
 
     def run(*tensors: Tensor) -> Tensor:
         given = {name: part.numpy() for name, part in zip(names, tensors, strict=True)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -31,7 +32,7 @@ def map_rows(traces: Mapping[str, Sequence[dict[str, Any]]]) -> list[list[str]]:
                 " ".join(f"{part:.2f}" for part in _shares(mapped)),
                 f"{statistics.fmean(run[term][-1] for run in mapped):.2g}",
                 _change(mapped, term),
-                _change(mapped, "norm.subspace"),
+                _change(mapped, _subspace(mapped[0])),
             ]
         )
     return rows
@@ -45,6 +46,11 @@ def entropy(attention: Sequence[Sequence[float]]) -> float:
         parts = [value / total for value in row if value > 0 and total > 0]
         found.append(-sum(p * math.log(p) for p in parts) / math.log(len(row)) if row[1:] else 1.0)
     return statistics.fmean(found)
+
+
+def _subspace(run: dict[str, Any]) -> str:
+    """Name of P's norm, which a sum of objectives puts behind the number of its term."""
+    return next((name for name in run if re.fullmatch(r"norm\.(.+\.)?subspace", name)), "")
 
 
 def _shares(runs: Sequence[dict[str, Any]]) -> list[float]:

@@ -13,7 +13,7 @@ from rich.text import Text
 from abkd_fast.study.cells import FINAL, TEACHER, TIMING, TRIAL, Cell
 from abkd_fast.study.pool import Pool
 from abkd_fast.study.schedule import Schedule
-from abkd_fast.study.spec import Method, Task
+from abkd_fast.study.spec import Task
 
 Cost = tuple[float, float]
 _Key = tuple[str, str, str, str]  # data set, teacher, student, method
@@ -109,7 +109,7 @@ def _counts(schedule: Schedule) -> dict[_Key, tuple[Cell, int]]:
             same = replace(task, student=task.teacher)
             found[task.dataset, task.teacher, task.teacher, ""] = Cell(TIMING, same), 1
         for method in schedule.methods(task):
-            left = _left(schedule, task, method)
+            left = schedule.left(task, method)
             if left:
                 key = task.dataset, task.teacher, task.student, method.name
                 found[key] = Cell(TIMING, task, method.name, method.settings), left
@@ -128,21 +128,6 @@ def _to_be_joined(schedule: Schedule, task: Task, costs: dict[_Key, Cost | None]
         ]
         cost = _mean([entry for entry in known if entry is not None])
     return Share(task.dataset, task.student, name, count, cost, "mean")
-
-
-def _left(schedule: Schedule, task: Task, method: Method) -> int:
-    """Runs of a method without a record."""
-    trials, seeds, finals = schedule.study.budget(method)
-    recipe = schedule.current(task, method)
-    if recipe is not None:
-        return sum(1 for _ in schedule.finals(task, recipe))
-    if trials == 0:
-        return finals
-    if schedule.is_settled(task, method):  # every trial failed
-        return 0
-    complete, missing = schedule.done_trials(task, method)
-    done = len(complete) * seeds + (seeds - len(missing) if missing else 0)
-    return trials * seeds - done + finals
 
 
 def _finished(schedule: Schedule) -> dict[_Key, Cost | None]:

@@ -169,6 +169,8 @@ def _task(schedule: Schedule, task: Task) -> TaskResult | None:
         good = [row for row in mine if row["error"] is None]
         if good:
             summaries.append(_summary(recipe, current, good))
+    waiting = [m for m in methods.values() if schedule.current(task, m) is None]
+    pending += sum(schedule.left(task, method) for method in waiting)
     order = list(methods)
     place = {name: index for index, name in enumerate(order)}
     summaries.sort(key=lambda s: (not s.current, place.get(s.method, len(place)), s.recipe))

@@ -75,8 +75,23 @@ class Schedule:
                 for number, trial in enumerate(done):
                     yield from self._trial_cells(task, method, number, trial.settings)
                 yield from missing
-            for recipe in self.recipes.of(task):
-                yield from self.finals(task, recipe, every=True)
+                recipe = self.current(task, method)
+                if recipe is not None:
+                    yield from self.finals(task, recipe, every=True)
+
+    def left(self, task: Task, method: Method) -> int:
+        """Runs of a method without a record."""
+        trials, seeds, finals = self.study.budget(method)
+        recipe = self.current(task, method)
+        if recipe is not None:
+            return sum(1 for _ in self.finals(task, recipe))
+        if trials == 0:
+            return finals
+        if self.is_settled(task, method):  # every trial failed
+            return 0
+        complete, missing = self.done_trials(task, method)
+        done = len(complete) * seeds + (seeds - len(missing) if missing else 0)
+        return trials * seeds - done + finals
 
     def _of_task(self, task: Task) -> Iterator[Cell]:
         methods = self.methods(task)
