@@ -227,6 +227,16 @@ def test_damaged_exports_are_refused(change, message, tmp_path):
         load_export(path)
 
 
+def test_damaged_onnx_is_refused(tmp_path):
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason=f"{module} is not installed")
+    path = tmp_path / "s.onnx"
+    export_student(build("mlp"), small_data(), path, format="onnx")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match="s.onnx must be a program that abkd-fast export wrote"):
+        load_export(path)
+
+
 def test_command_on_own_data(tmp_path, capsys):
     """Files are read as they were for training; other data are allowed, and said to be other."""
     write_data(tmp_path)
