@@ -147,7 +147,7 @@ def test_a_sample_is_drawn_anew_from_the_seed(make):
         assert_same(losses[0], objective(few, teacher, rows), [*leaves, *objective.parameters()])
     else:
         torch.manual_seed(3)
-        found, _ = objective._sampled(student, teacher, None)
+        found, _ = objective._sampled(student, teacher, None, None)
         touched = torch.autograd.grad(found.sum(), leaves[0])[0].any(1)
         assert torch.equal(touched.nonzero().flatten(), rows)
 

@@ -219,26 +219,31 @@ class ABKD(Objective):
         if share is None:
             share = 1.0 if nodes is None else nodes.numel() / teacher.num_nodes
         attention = self.attention_map(student, share)
-        weight = self.batch_weight = self._weight(nodes)
+        counted = self._counted(nodes)
+        weight = self.batch_weight = self._weight(nodes, counted)
         if weight == 0.0:  # no row at hand counts
             # The map takes part all the same: its means may wait for other processes.
             sums = [attention.sum(), *(widened(state).sum() for state in student.states)]
             mean, former = 0.0 * torch.stack(sums).sum(), self.dissimilarity
             dissimilarity = torch.full_like(attention, torch.nan) if former is None else former
         else:
-            mean, dissimilarity = self._compare(student, teacher, attention, nodes)
+            mean, dissimilarity = self._compare(student, teacher, attention, nodes, counted)
         self.attention, self.dissimilarity = attention.detach(), dissimilarity.detach()
         loss = weight * len(self.student_widths) * mean
         self.scalars = {"abkd": loss.detach()}
         return self.beta * loss
 
     def _compare(
-        self, student: Capture, teacher: TeacherCache, attention: Tensor, nodes: Tensor | None
+        self,
+        student: Capture,
+        teacher: TeacherCache,
+        attention: Tensor,
+        nodes: Tensor | None,
+        counted: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """(mean(A * D), D) over the nodes at hand that count."""
+        """(mean(A * D), D) over the rows at hand that count, None = all."""
         moments = self.masked_moments or teacher.moments
         centre = self.masked_moments or teacher.whole_moments
-        counted = self._counted(nodes)
         rows = teacher.states if nodes is None else teacher.rows(nodes)
         if self.pool:
             means = student.means
@@ -261,11 +266,11 @@ class ABKD(Objective):
             mask=counted,
         )
 
-    def _weight(self, nodes: Tensor | None) -> float:
+    def _weight(self, nodes: Tensor | None, counted: Tensor | None) -> float:
         """What a batch counts, so that the batches of an epoch together are all its nodes."""
-        if self.mask is None or nodes is None:
+        if counted is None or nodes is None:
             return 1.0
-        return float(self.mask[nodes].double().mean()) / self.mask_share
+        return counted.numel() / nodes.numel() / self.mask_share
 
     def set_epoch(self, nodes: Tensor | slice) -> None:
         """Which share of an epoch's nodes counts; ValueError if none does."""

@@ -83,11 +83,16 @@ class STRIDE(ABKD):
         return loss
 
     def _compare(
-        self, student: Capture, teacher: TeacherCache, attention: Tensor, nodes: Tensor | None
+        self,
+        student: Capture,
+        teacher: TeacherCache,
+        attention: Tensor,
+        nodes: Tensor | None,
+        counted: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """(mean(A * (D + lambda E)), D + lambda E)."""
-        mean, dissimilarity = super()._compare(student, teacher, attention, nodes)
-        found, wanted = self._sampled(student, teacher, nodes)
+        mean, dissimilarity = super()._compare(student, teacher, attention, nodes, counted)
+        found, wanted = self._sampled(student, teacher, nodes, counted)
         structure, each = pair_infonce(
             found, wanted, attention, temperature=self.structure_temperature
         )
@@ -96,10 +101,14 @@ class STRIDE(ABKD):
         return mean + weight * structure, dissimilarity + weight * each
 
     def _sampled(
-        self, student: Capture, teacher: TeacherCache, nodes: Tensor | None
+        self,
+        student: Capture,
+        teacher: TeacherCache,
+        nodes: Tensor | None,
+        counted: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """U [S, B, r] and w [T, B, r] of a sample of the nodes that count."""
-        counted, device = self._counted(nodes), student.states[0].device
+        device = student.states[0].device
         count = student.states[0].size(0) if counted is None else counted.numel()
         rows = draw_rows(count, self.samples, device)
         if counted is not None:
