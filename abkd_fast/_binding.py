@@ -29,8 +29,13 @@ _OF_GRAPHS: dict[str, Callable[[Any], Any]] = {  # of graph-level data
 _FIX = "pass forward=lambda model, data: ... to call it your way"
 
 
-def bind_arguments(data: GraphData, model: torch.nn.Module) -> tuple[Any, ...]:
-    """Positional arguments of ``model.forward``; see :meth:`GraphData.arguments`."""
+def bind_arguments(
+    data: GraphData, model: torch.nn.Module, without: tuple[str, ...] = ()
+) -> tuple[Any, ...]:
+    """Positional arguments of ``model.forward``; see :meth:`GraphData.arguments`.
+
+    Parameters ``without`` keep their defaults where they have one.
+    """
     given = _KNOWN | (_OF_GRAPHS if hasattr(data, "graph_ptr") else {})
     parameters = _parameters(model, given)
     ours = type(model).__module__.split(".")[0] == "abkd_fast" and "edge_index" not in parameters
@@ -38,7 +43,9 @@ def bind_arguments(data: GraphData, model: torch.nn.Module) -> tuple[Any, ...]:
     last = max(position for position, name in enumerate(parameters) if name in given)
     bound = []
     for name, parameter in list(parameters.items())[: last + 1]:
-        if name == "x" and sparse:
+        if name in without and not _required(parameter):
+            bound.append(parameter.default)
+        elif name == "x" and sparse:
             bound.append(data.x)
         elif name == "edge_weight" and data.graph.value is None and not _required(parameter):
             bound.append(parameter.default)

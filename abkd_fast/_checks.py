@@ -12,6 +12,11 @@ INDICES = (torch.int32, torch.int64)
 _CHECKED = 1 << 24  # entries whose finiteness is checked at a time
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its name where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def names(dtypes: Sequence[torch.dtype]) -> str:
     """Return ``int32 or int64`` for ``(torch.int32, torch.int64)``."""
     return " or ".join(str(dtype).removeprefix("torch.") for dtype in dtypes)

@@ -47,6 +47,7 @@ exit codes: 0 done, 1 a file, the data or the run failed, 2 wrong flags, 130 int
 """
 
 
+_RESUMED = ("distill", "train-teacher", "study")
 Preset = Literal["paper-cora", "paper-citeseer", "paper-pubmed", "paper-gat-cora", "paper-aifb"]
 
 
@@ -98,7 +99,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, SettingError) else 1)
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        goes_on = "; the same command goes on from the last checkpoint"
+        print(f"\nstopped{goes_on if argv[0] in _RESUMED else ''}", file=sys.stderr)
         sys.exit(130)
 
 

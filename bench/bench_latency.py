@@ -3,11 +3,11 @@
     ABKD_DATA=data python bench/bench_latency.py [--datasets cora pubmed arxiv] [--seconds 6]
 
 The weights are random (latency does not depend on them) and the same on every side; scores are
-compared before anything is timed. PyG's adjacency is normalised beforehand and kept as torch's CSR,
-as torch_sparse's SparseTensor where that is installed, or as edge_index, which torch.compile needs.
-A node's neighbourhood is found by k_hop_subgraph, or by a NeighborLoader with all neighbours (needs
-torch_sparse). Sides take turns (see abkd_fast.latency.compare). arxiv is OGBN-Arxiv's real graph
-with synthetic features.
+compared before anything is timed, and every pass over the graph starts from X. PyG's adjacency is
+normalised beforehand and kept as torch's CSR, as torch_sparse's SparseTensor where that is
+installed, or as edge_index, which torch.compile needs. A node's neighbourhood is found by
+k_hop_subgraph, or by a NeighborLoader with all neighbours (needs torch_sparse). Sides take turns
+(see abkd_fast.latency.compare). arxiv is OGBN-Arxiv's real graph with synthetic features.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import cycle
@@ -23,21 +24,21 @@ from typing import Any
 
 import torch
 from errors import largest
-from harness import write_json
+from harness import check_kept, earlier_runs, write_json
 from peers import pyg
 from peers.pyg_queries import MODELS, by_loader, by_subgraph, normalised
+from section_latency import TEACHERS
 from torch import Tensor, nn
 
 from abkd_fast import data, latency
-from abkd_fast.capture import call_model
+from abkd_fast.latency.subjects import full_graph_calls
 from abkd_fast.nn import ModelSpec
 
 CASES = {
     "cora": ["gcnii-4x4", "gcnii-64x64"],
     "pubmed": ["gcnii-4x4", "gcnii-64x64"],
-    "arxiv": ["gcn-2x256"],
+    "arxiv": ["gcn-2x256", "gcn-3x750"],
 }
-STUDENTS = ("gcnii-4x4", "gcn-2x256")  # of these torch.compile too
 MESSAGES = 1 << 30  # bytes of PyG's messages, one row an edge of the graph, that are tried
 Call = Callable[[], Tensor]
 
@@ -65,10 +66,8 @@ def full_graph_sides(
     ours: nn.Module, theirs: nn.Module, graph: data.GraphData, compiles: bool
 ) -> dict[str, Call]:
     x, edge_index, nodes = graph.dense_x, graph.edge_index, graph.num_nodes
-    sides: dict[str, Call] = {
-        "abkd_fast": lambda: call_model(ours, graph),
-        "abkd_fast flat": latency.flat_forward(ours, graph),
-    }
+    forms = full_graph_calls(ours, graph, ["eager", "flat"])
+    sides: dict[str, Call] = {"abkd_fast": forms["eager"], "abkd_fast flat": forms["flat"]}
     kinds = ["csr", *(["torch_sparse"] if has_sparse() else [])]
     for kind in kinds:
         adjacency = pyg.prepare(edge_index, nodes, kind)
@@ -102,21 +101,33 @@ def check(differences: dict[str, float], what: str) -> None:
     assert not wrong, f"{what}: {wrong}"
 
 
+def first_calls(calls: dict[str, Call]) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """(scores, ms) of the first call of every side; that of a compiled one compiles."""
+    scores, spent = {}, {}
+    for name, call in calls.items():
+        begin = time.perf_counter()
+        scores[name] = call()
+        spent[name] = 1e3 * (time.perf_counter() - begin)
+    return scores, spent
+
+
 def row(
     what: dict[str, str],
     calls: dict[str, Call],
     differences: dict[str, float],
+    first: dict[str, float],
     options: argparse.Namespace,
 ) -> dict[str, Any]:
-    """Time the sides, which were found to agree."""
+    """Time the sides, which were found to agree; ``first``: ms of their first calls."""
     check(differences, str(what))
-    compiled = {name for name in calls if "compile" in name}
-    found = latency.compare(
-        calls, samples=options.samples, seconds=options.seconds, compiled=compiled
-    )
+    found = latency.compare(calls, samples=options.samples, seconds=options.seconds)
     for side in found.values():
         print(*what.values(), side, flush=True)
     sides = {name: side.row() for name, side in found.items()}
+    for name in sides:
+        made = "compile" in name or name.endswith("flat")  # by the first call
+        ms = first.get(name)
+        sides[name] |= {"cold": None, "compile": ms} if made else {"cold": ms, "compile": None}
     return {**what, "difference": differences, "sides": sides}
 
 
@@ -124,29 +135,37 @@ def rows_of(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     graph = load(name, options.root)
     graph.graph.gcn_norm()
     rows = []
-    drawn = torch.randint(graph.num_nodes, (64, 1), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randint(graph.num_nodes, (options.samples, 1), generator=generator)
     worst = graph.graph.rowptr.diff().argmax()[None]
     for spec in [spec for spec in CASES[name] if spec in options.models]:
         ours, theirs = twins(spec, graph)
         widest = max(p.size(0) for p in ours.parameters() if p.dim() == 2)
         fits = 4 * widest * (graph.graph.num_edges + graph.num_nodes) < MESSAGES
-        compiles = spec in STUDENTS and options.compile
+        compiles = spec not in TEACHERS and options.compile
         sides = full_graph_sides(ours, theirs, graph, compiles and fits)
+        scores, first = first_calls(sides)
         with torch.no_grad():
             expected = ours(graph.x, graph.graph)
-        errors = {side: difference(call(), expected) for side, call in sides.items()}
+        errors = {side: difference(found, expected) for side, found in scores.items()}
         what = {"dataset": name, "model": spec}
-        rows.append(row({**what, "query": "full graph"}, sides, errors, options))
+        rows.append(row({**what, "query": "full graph"}, sides, errors, first, options))
         torch.compiler.reset()
         queries = node_sides(ours, theirs, graph, compiles)
         for query, nodes in (("one node", list(drawn)), ("worst node", [worst])):
-            errors = {
-                side: largest(difference(ask(node), expected[node]) for node in nodes[:6])
+            asked = {
+                side: ask
                 for side, ask in queries.items()
                 if fits or query == "one node" or side != "pyg k_hop_subgraph"
             }
-            calls = {side: in_turn(queries[side], nodes) for side in errors}
-            rows.append(row({**what, "query": query}, calls, errors, options))
+            ahead = {side: partial(ask, nodes[0]) for side, ask in asked.items()}
+            first = first_calls(ahead)[1] if query == "one node" else {}
+            errors = {
+                side: largest(difference(ask(node), expected[node]) for node in nodes[:6])
+                for side, ask in asked.items()
+            }
+            calls = {side: in_turn(ask, nodes) for side, ask in asked.items()}
+            rows.append(row({**what, "query": query}, calls, errors, first, options))
     return rows
 
 
@@ -168,16 +187,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/latency-cpu.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    before = json.loads(options.out.read_text()) if options.out.exists() else None
+    if before:
+        check_kept(before, options.threads)
+    kept, new = before["rows"] if before else [], list[dict[str, Any]]()
+    order = {(name, spec): (i, j) for i, name in enumerate(CASES) for j, spec in enumerate(every)}
     for name in options.datasets:
         rows = rows_of(name, options)
         fresh = {(row["dataset"], row["model"]) for row in rows}
-        kept = [row for row in kept if (row["dataset"], row["model"]) not in fresh] + rows
-        order = {
-            (name, spec): (i, j) for i, name in enumerate(CASES) for j, spec in enumerate(every)
-        }
-        kept.sort(key=lambda row: order[row["dataset"], row["model"]])
-        write_json(options.out, threads=options.threads, rows=kept)
+        kept = [row for row in kept if (row["dataset"], row["model"]) not in fresh]
+        new += rows
+        together = sorted(kept + new, key=lambda row: order[row["dataset"], row["model"]])
+        earlier = earlier_runs(before if kept else None)
+        write_json(options.out, threads=options.threads, rows=together, earlier=earlier)
 
 
 if __name__ == "__main__":

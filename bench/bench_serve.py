@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import write_json
+from harness import check_kept, earlier_runs, write_json
 from torch import Tensor, nn
 
 from abkd_fast import data, latency
@@ -104,13 +104,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("bench/results/serve-cpu.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    kept = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    before = json.loads(options.out.read_text()) if options.out.exists() else None
+    if before:
+        check_kept(before, options.threads)
+    kept, new = before["rows"] if before else [], list[dict[str, Any]]()
     for name in options.datasets:
         with tempfile.TemporaryDirectory() as folder:
-            rows = [row_of(name, spec, options, Path(folder)) for spec in CASES[name]]
-        kept = [row for row in kept if row["dataset"] != name] + rows
-        kept.sort(key=lambda row: list(CASES).index(row["dataset"]))
-        write_json(options.out, threads=options.threads, rows=kept)
+            new += [row_of(name, spec, options, Path(folder)) for spec in CASES[name]]
+        kept = [row for row in kept if row["dataset"] != name]
+        together = sorted(kept + new, key=lambda row: list(CASES).index(row["dataset"]))
+        earlier = earlier_runs(before if kept else None)
+        write_json(options.out, threads=options.threads, rows=together, earlier=earlier)
 
 
 if __name__ == "__main__":

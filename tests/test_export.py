@@ -1,54 +1,24 @@
 """Exported students give the checkpoint's scores, on graphs of any size, and say what they take."""
 
 import json
-import os
-import subprocess
-import sys
-from dataclasses import replace
 
 import pytest
 import torch
+from export_cases import MODELS, assert_serves, build
 from helpers import small_data
 from study_files import write_data
 
 import abkd_fast
-from abkd_fast import CSRGraph, save_model
+from abkd_fast import save_model
 from abkd_fast.cli import main
 from abkd_fast.export import ExportedServer, export_student, load_export, write
 from abkd_fast.export.program import Program
 from abkd_fast.export.weights import pack
 from abkd_fast.model_file import ModelFile
-from abkd_fast.nn import GAT, GCN, GCNII, MLP, GraphClassifier, GraphSAGE
+from abkd_fast.nn import GCN, GraphClassifier
 
 # torch itself uses what it deprecates, when it reads programs too.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
-MODELS = {
-    "gcn": lambda: GCN(8, 4, 3, 3, norm="batch_norm"),
-    "gcnii": lambda: GCNII(8, 4, 3, 3, shared=True),
-    "sage": lambda: GraphSAGE(8, 4, 2, 3),
-    "sage max": lambda: GraphSAGE(8, 4, 2, 3, aggr="max"),
-    "gat": lambda: GAT(8, 4, 2, 3, heads=2),
-    "mlp": lambda: MLP(8, 4, 2, 3),
-}
-
-
-def build(name, seed=0):
-    torch.manual_seed(seed)
-    return MODELS[name]().eval()
-
-
-@torch.no_grad()
-def assert_serves(exported, model, sparse=False):
-    """Another graph, its single nodes, and nodes of a graph without edges."""
-    other = small_data(seed=5, num_nodes=33, sparse=sparse)
-    torch.testing.assert_close(exported.predict(other), model(other.x, other.graph))
-    server = ExportedServer(exported, other)
-    every = torch.cat([server(torch.tensor([node])) for node in range(33)])
-    torch.testing.assert_close(every, model(other.x, other.graph))
-    none = CSRGraph.from_edge_index(torch.zeros(2, 0, dtype=torch.int64), 33)
-    alone = replace(other, graph=none)
-    scores = ExportedServer(exported, alone)(torch.tensor([32]))
-    torch.testing.assert_close(scores, model(other.x, none)[32:])
 
 
 @pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
@@ -207,11 +177,28 @@ def test_a_program_with_other_scores_leaves_the_old_one(tmp_path, monkeypatch):
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_a_program_with_other_narrow_weights_is_refused(tmp_path, monkeypatch):
+    loaded = write.load_export
+
+    def wrong(path):
+        exported = loaded(path)
+        run = exported._run
+        exported._run = lambda *tensors: run(*tensors) * 1.01
+        return exported
+
+    monkeypatch.setattr(write, "load_export", wrong)
+    with pytest.raises(ValueError, match="must be those of the int8 weights, got a difference"):
+        export_student(build("gcn"), small_data(), tmp_path / "s.pt2", weights="int8")
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda text: text.replace("torch-export", "elf"), "format must be one of torch-export"),
         (lambda text: text.replace("signature", "sign"), "must have s.pt2.json beside it"),
+        (lambda text: text.replace('"hops"', '"hop"'), "must have s.pt2.json beside it"),
+        (lambda text: text.replace('"dtypes"', '"types"'), "must have s.pt2.json beside it"),
         (None, "s.pt2 must be a program that abkd-fast export wrote"),
     ],
 )
@@ -254,69 +241,3 @@ def test_command_on_own_data(tmp_path, capsys):
     assert "the student was trained on other data than tiny" in capsys.readouterr().err
     main(["export", str(tmp_path), "--data", file, "--read.undirected", "True", "--first-hop"])
     assert json.loads((tmp_path / "student.pt2.json").read_text())["signature"]["first_hop"]
-
-
-ALONE = """
-import sys, torch
-library, package, case = sys.argv[1:]
-torch.ops.load_library(library)
-arguments, expected = torch.load(case)
-program = torch._C._aoti.AOTIModelPackageLoader(package, "model", False, 1, -1)
-(scores,) = program.run(list(arguments))
-assert torch.equal(scores, expected)
-wrong = [part.long() if part.dtype == torch.int32 else part for part in arguments]
-try:
-    program.run(wrong)
-except RuntimeError:
-    print("refused")
-print([name for name in sys.modules if name.startswith("abkd_fast")])
-"""
-
-
-@pytest.mark.slow
-def test_aoti_needs_the_ops_library_alone(tmp_path):
-    """In a fresh process; the compiler is given as long as it takes."""
-    extension = pytest.importorskip("abkd_fast._C", reason="the extension is not built")
-    torch.manual_seed(0)
-    model, data = GCNII(8, 4, 4, 3).eval(), small_data()
-    path = tmp_path / "s.aoti.pt2"
-    exported = export_student(model, data, path, format="aoti")
-    assert exported.about["max_difference"] < 1e-5
-    metrics = exported.about["metrics"]
-    assert metrics["program"] == metrics["checkpoint"]
-    assert_serves(exported, model)
-    arguments = exported.signature.arguments(data)
-    expected = exported(*arguments)
-    assert torch.equal(exported(arguments[0].t().contiguous().t(), *arguments[1:]), expected)
-    with pytest.raises(ValueError, match="value must have [0-9]+ entries"):
-        exported(*arguments[:-1], arguments[-1][1:])
-    torch.save((arguments, expected), tmp_path / "case.pt")
-    files = [extension.__file__, str(path), str(tmp_path / "case.pt")]
-    command = [sys.executable, "-c", ALONE, *files]
-    checks = {**os.environ, "AOTI_RUNTIME_CHECK_INPUTS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=checks)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["refused", "[]"]
-
-
-def test_aoti_refuses(tmp_path):
-    model, data = build("mlp"), small_data()
-    with pytest.raises(ValueError, match=r"path must end in .pt2 for format aoti, got .*s.so"):
-        export_student(model, data, tmp_path / "s.so", format="aoti")
-    with (
-        torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}),
-        pytest.raises(ValueError, match="needs a C.. compiler"),
-    ):
-        export_student(model, data, tmp_path / "s.pt2", format="aoti")
-    assert not list(tmp_path.iterdir())
-
-
-def test_aoti_names_a_broken_package(tmp_path):
-    exported = export_student(build("mlp"), small_data(), tmp_path / "s.pt2")
-    about = json.loads((tmp_path / "s.pt2.json").read_text()) | {"format": "aoti"}
-    assert exported.about["format"] == "torch-export"
-    (tmp_path / "s.pt2.json").write_text(json.dumps(about))
-    for content in ((tmp_path / "s.pt2").read_bytes(), b"PK", b""):
-        (tmp_path / "s.pt2").write_bytes(content)
-        with pytest.raises(ValueError, match="must be a package that abkd-fast export"):
-            load_export(tmp_path / "s.pt2")

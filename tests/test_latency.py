@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from torch import nn
 
 from abkd_fast import data, latency
 from abkd_fast.latency.measure import TURN
-from abkd_fast.nn import GCN, GCNII
+from abkd_fast.latency.subjects import full_graph_calls, node_queries
+from abkd_fast.nn import GCN, GCNII, GATConv
 
 ROOT = Path(__file__).parents[1]
 
@@ -175,6 +177,18 @@ def test_breakdown_of_any_callable():
     assert [cost.op for cost in found.calls] == ["mm", "relu"]
     assert found.calls[0].moved == 3 * 40_000  # x twice as an argument, the product once
     assert found.activations == 80_000
+    out = torch.empty(100, 100)
+    found = latency.breakdown(lambda: torch.mm(x, x, out=torch.empty_like(out)).relu_(), repeats=2)
+    moved = {cost.op: cost.moved for cost in found.calls}
+    assert moved["mm.out"] == 3 * 40_000 and moved["relu_"] == 2 * 40_000
+    assert moved["empty_like"] == 0
+
+
+def test_breakdown_counts_a_row_for_every_edge_of_attention(digits):
+    conv = GATConv(64, 8, heads=2, add_self_loops=False).eval()
+    found = latency.breakdown(conv, lambda: conv(digits.x, digits.graph), repeats=2)
+    (cost,) = [cost for cost in found.calls if cost.op == "abkd_fast.edge_attention"]
+    assert cost.moved > digits.graph.num_edges * 16 * 4
 
 
 def test_flat_forward_gives_the_models_scores(digits):
@@ -187,6 +201,78 @@ def test_flat_forward_gives_the_models_scores(digits):
         assert torch.equal(call(), call())
 
 
+def test_flat_forward_reads_features_that_change(digits):
+    """A GCN could start from A_hat X, which is known: a pass from X on must not."""
+    torch.manual_seed(0)
+    model, own = GCN(64, 16, 2, 10).eval(), replace(digits, x=digits.x.clone())
+    assert own.aggregated_x is not None
+    call = latency.flat_forward(model, own)
+    own.x.mul_(3.0)
+    with torch.no_grad():
+        torch.testing.assert_close(call(), model(own.x, own.graph))
+        (eager,) = full_graph_calls(model, own, ["eager"]).values()
+        torch.testing.assert_close(eager(), model(own.x, own.graph))
+
+
+def test_flat_forward_finds_the_features_by_name(digits):
+    class Turned(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = GCN(64, 8, 2, 10)
+
+        def forward(self, graph, x):
+            return self.model(x, graph)
+
+    model = Turned().eval()
+    with torch.no_grad():
+        expected = model(digits.graph, digits.x)
+    torch.testing.assert_close(latency.flat_forward(model, digits)(), expected)
+    with pytest.raises(ValueError, match="the model must take x and the data have it"):
+        latency.flat_forward(_GraphAlone(), digits)
+
+
+class _GraphAlone(nn.Module):
+    def forward(self, graph):
+        return graph.rowptr
+
+
+def test_a_required_aggregated_x_is_given(digits):
+    class Aggregated(nn.Module):
+        def forward(self, aggregated_x, graph):
+            return aggregated_x * 2.0
+
+    (eager,) = full_graph_calls(Aggregated(), digits, ["eager"]).values()
+    torch.testing.assert_close(eager(), digits.aggregated_x * 2.0)
+
+
+def test_node_queries_are_as_many_as_samples(digits):
+    queries = node_queries(digits, batch=8, count=70, seed=0)
+    assert [len(nodes) for nodes in queries.values()] == [70, 1, 70]
+    batches = queries["8 nodes"]
+    assert all(nodes.unique().numel() == 8 for nodes in batches)
+    assert len({tuple(nodes.tolist()) for nodes in batches}) == 70
+    assert batches[0].untyped_storage().nbytes() == 8 * 8
+
+
+def test_subjects_that_fail_are_left_out_where_asked():
+    def fails():
+        raise RuntimeError("no\nway")
+
+    later = itertools.count()
+
+    def fails_later():
+        if next(later) == 2:
+            raise AssertionError
+
+    calls, failed = {"a": fails, "b": lambda: 1, "c": fails_later}, {}
+    found = latency.compare(calls, samples=3, compiled={"a", "c"}, failed=failed)
+    assert list(found) == ["b"] and failed == {"a": "no", "c": "AssertionError"}
+    with pytest.raises(RuntimeError, match="no"):
+        latency.compare({"a": fails}, samples=3, failed=failed)  # not one that is made
+    with pytest.raises(RuntimeError, match="no"):
+        latency.compare({"a": fails}, samples=3, compiled={"a"})
+
+
 @pytest.mark.slow
 def test_medians_agree_with_torchs_timer():
     """Half as much again: both time the same calls in turns, on a machine that does more."""
@@ -194,6 +280,14 @@ def test_medians_agree_with_torchs_timer():
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("agree") == 3
+
+
+@pytest.mark.slow
+def test_means_agree_with_the_clock_of_another_process():
+    command = [sys.executable, "bench/check_one_shot.py", "--band", "1.5", "--calls", "7000"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "agree" in done.stdout
 
 
 def test_the_documentations_example_runs(capsys):

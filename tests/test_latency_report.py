@@ -49,6 +49,35 @@ def run(tmp_path_factory):
     return folder, report
 
 
+def test_forms_that_fail_are_left_out_with_the_reason():
+    graph = data.load("digits")
+    model = ModelSpec.parse("gcn-2x8").build(graph.num_features, graph.num_classes).eval()
+    subject = latency.Subject("gcn", "student", model)
+    forms = ("torch-export", "cuda_graph")
+    report = latency.profile([subject], graph, forms=forms, samples=5, seconds=0.1, clients=(1,))
+    (row,) = report["models"]
+    assert set(row["queries"][FULL]) == {"eager", "torch-export"}
+    assert row["queries"][FULL]["torch-export"]["compile"] > 0
+    assert row["left_out"]["cuda_graph"].startswith("inputs must be one tuple with CUDA tensors")
+
+
+def test_models_in_training_are_timed_in_eval_mode():
+    graph = data.load("digits")
+    model = ModelSpec.parse("gcn-2x8").build(graph.num_features, graph.num_classes).train()
+    modes = []
+    model.register_forward_pre_hook(lambda module, _: modes.append(module.training))
+    subject = latency.Subject("gcn", "student", model)
+    latency.profile([subject], graph, samples=3, seconds=0.1, clients=(1,))
+    assert modes and not any(modes) and model.training
+
+
+def test_a_model_that_does_not_run_is_named_at_once():
+    graph = data.load("digits")
+    model = ModelSpec.parse("gcn-2x8").build(graph.num_features + 1, graph.num_classes).eval()
+    with pytest.raises(ValueError, match="64"):
+        latency.profile([latency.Subject("gcn", "student", model)], graph, samples=3, seconds=0.1)
+
+
 def test_the_report_holds_what_was_measured(run):
     folder, report = run
     graph = data.load("digits")
@@ -159,7 +188,8 @@ def test_profile_in_the_shell(tmp_path, capsys):
         (["a", "b", "c"], 2, "profile takes STUDENT"),
         (["nowhere"], 1, "student must be a model file or the folder of a run"),
         (["a", "--samples", "0"], 2, "samples must be >= 1"),
-        (["a", "--forms", "fast"], 2, "forms must be one of eager, flat, compile, cuda_graph"),
+        (["a", "--forms", "fast"], 2, "forms must be one of eager, flat, compile, torch-"),
+        (["a", "--forms", "cuda_graph"], 2, "device must be cuda for the form cuda_graph, got cpu"),
     ],
 )
 def test_profile_says_what_is_wrong(arguments, code, message, capsys):

@@ -7,6 +7,7 @@ import torch
 
 from abkd_fast import CSRGraph, data, latency, ops
 from abkd_fast.data import GraphData
+from abkd_fast.latency import server
 from abkd_fast.nn import GAT, GCN, GCNII, MLP, GCNConv, GraphSAGE, SAGEConv
 
 MODELS = {
@@ -204,3 +205,18 @@ def test_rejects():
     for bad in (torch.tensor([80]), torch.tensor([-1]), torch.tensor([2, 2])):
         with pytest.raises(RuntimeError, match="nodes must"):
             server(bad)
+
+
+def test_threads_share_work_tensors(monkeypatch):
+    """A search a time needs one tensor of the graph's size, whatever thread asks."""
+    made, real = [], server.unvisited
+    monkeypatch.setattr(server, "unvisited", lambda graph: made.append(1) or real(graph))
+    serve = latency.NodeServer(GCN(12, 4, 2, 4).double().eval(), hub_data(sparse=False))
+    expected = serve(torch.tensor([3]))
+    for _ in range(5):
+        with ThreadPoolExecutor(1) as thread:
+            assert torch.equal(thread.submit(serve, torch.tensor([3])).result(), expected)
+    with pytest.raises(RuntimeError):
+        serve(torch.tensor([3, 3]))
+    assert torch.equal(serve(torch.tensor([3])), expected)
+    assert len(made) == 1

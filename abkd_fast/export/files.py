@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -11,7 +11,7 @@ from zipfile import BadZipFile
 import torch
 from torch import Tensor
 
-from abkd_fast._checks import check_choice
+from abkd_fast._checks import check_choice, first_line
 from abkd_fast.data import GraphData
 from abkd_fast.export.compiled import load_package
 from abkd_fast.export.program import Signature
@@ -31,11 +31,10 @@ class Exported:
         about: all that the JSON beside it says.
     """
 
-    def __init__(self, run: Callable[..., Tensor], about: Mapping[str, Any]) -> None:
-        self._run, self.about = run, about
-        given = about["signature"]
-        lists = {name: tuple(given[name]) for name in ("inputs", "dtypes")}
-        self.signature = Signature(**{**given, **lists})
+    def __init__(
+        self, run: Callable[..., Tensor], signature: Signature, about: Mapping[str, Any]
+    ) -> None:
+        self._run, self.signature, self.about = run, signature, about
 
     @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> Tensor:
@@ -51,6 +50,12 @@ class Exported:
         return self(*self.signature.arguments(data))
 
 
+def _signature(given: Mapping[str, Any]) -> Signature:
+    """As JSON has it: tuples are lists."""
+    lists = {name: tuple(given[name]) for name in ("inputs", "dtypes")}
+    return Signature(**{**given, **lists})
+
+
 def load_export(path: str | Path) -> Exported:
     """Read what :func:`export_student` wrote: the program and the JSON beside it.
 
@@ -64,32 +69,32 @@ def load_export(path: str | Path) -> Exported:
     path, beside = Path(path), about_path(path)
     try:
         about = json.loads(beside.read_text())
-        form, names = about["format"], about["signature"]["inputs"]
+        form, signature = about["format"], _signature(about["signature"])
         check_choice("format", form, ("torch-export", "aoti", "onnx"))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} must have {beside.name} beside it, as abkd-fast export writes it, got: {error}"
         ) from error
     if form == "onnx":
-        return Exported(_onnx_session(path, names), about)
+        return Exported(_onnx_session(path, signature.inputs), signature, about)
     if form == "aoti":
-        return Exported(load_package(path), about)
+        return Exported(load_package(path), signature, about)
     try:
         program = torch.export.load(path)
     except (OSError, BadZipFile, RuntimeError, AssertionError, KeyError) as error:
         raise _not_ours(path, error) from error
     # Tracing sparse features leaves a guard that N is not 1, on which nothing depends.
-    return Exported(program.module(check_guards=False), about)
+    return Exported(program.module(check_guards=False), signature, about)
 
 
 def _not_ours(path: Path, error: Exception) -> ValueError:
-    why = (str(error) or type(error).__name__).splitlines()[0]
     return ValueError(
-        f"{path} must be a program that abkd-fast export wrote, got: {why}; export it again"
+        f"{path} must be a program that abkd-fast export wrote, got: {first_line(error)}; export "
+        "it again"
     )
 
 
-def _onnx_session(path: Path, names: list[str]) -> Callable[..., Tensor]:
+def _onnx_session(path: Path, names: Sequence[str]) -> Callable[..., Tensor]:
     runtime = needed("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()

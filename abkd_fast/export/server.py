@@ -8,7 +8,7 @@ from torch import Tensor
 from abkd_fast._checks import check_tensor
 from abkd_fast.data import GraphData
 from abkd_fast.export.files import Exported
-from abkd_fast.latency.server import PerThread, feature_rows
+from abkd_fast.latency.server import Search, feature_rows
 
 
 class ExportedServer:
@@ -32,8 +32,9 @@ class ExportedServer:
         if signature.baked:
             raise ValueError("exported must take the graph as input, got a program with it inside")
         self._exported, self.hops = exported, signature.hops
-        self._features, self._graph = signature.features(data), signature.graph(data)
-        self._unvisited = None if self._graph is None else PerThread(self._graph)
+        self._features, graph = signature.features(data), signature.graph(data)
+        self._search = None if graph is None else Search(graph)
+        self._weighted = graph is not None and graph.value is not None
         self.num_nodes = data.num_nodes
 
     @torch.no_grad()
@@ -44,13 +45,10 @@ class ExportedServer:
             ValueError: nodes are no int64 vector.
             RuntimeError: nodes are repeated or unknown.
         """
-        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=torch.device("cpu"))
-        if self._graph is None or self._unvisited is None:
+        if self._search is None:
+            check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=torch.device("cpu"))
             return self._exported(*feature_rows(self._features, nodes))
-        graph = self._graph
-        n_id, _, rowptr, col, value = torch.ops.abkd_fast.neighborhood(
-            graph.rowptr, graph.col, graph.value, nodes, self.hops, self._unvisited.tensor()
-        )
-        weights = () if graph.value is None else (value,)
+        n_id, _, rowptr, col, value = self._search(nodes, self.hops)
+        weights = (value,) if self._weighted else ()
         features = feature_rows(self._features, n_id)
         return self._exported(*features, rowptr, col, *weights)[: nodes.numel()]

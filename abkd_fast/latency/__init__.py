@@ -6,6 +6,8 @@ from abkd_fast.latency.breakdown import breakdown as breakdown
 from abkd_fast.latency.measure import compare as compare
 from abkd_fast.latency.measure import measure as measure
 from abkd_fast.latency.measure import throughput as throughput
+from abkd_fast.latency.page import print_report as print_report
+from abkd_fast.latency.page import write_report as write_report
 from abkd_fast.latency.profile import profile as profile
 from abkd_fast.latency.samples import Measurement as Measurement
 from abkd_fast.latency.samples import samples_needed as samples_needed

@@ -124,6 +124,16 @@ def _layers(model: object, watch: _Watch) -> Iterator[None]:
             handle.remove()
 
 
+_UNWRITTEN = ("empty.memory_format", "empty_like", "new_empty", "abkd_fast.empty_output")
+_SOURCES = {  # the argument whose rows edges read
+    "abkd_fast.conv": 3,
+    "abkd_fast.spmm": 3,
+    "abkd_fast.spmm_extremum": 3,
+    "abkd_fast.edge_attention": 2,
+    "abkd_fast.edge_attention_v2": 2,
+}
+
+
 class _Watch(TorchDispatchMode):
     """Notes time, bytes and results of every op call."""
 
@@ -159,9 +169,14 @@ class _Watch(TorchDispatchMode):
         spent = 1e-6 * (time.perf_counter_ns() - begin)
         given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        new = self._follow(given, made)
-        moved = _gathered(func, args) + _bytes(given) + _bytes(new) if new else 0
+        written = self._follow(given, made)
         name = str(func).removesuffix(".default").removeprefix("aten.")
+        if func._schema.is_mutable:  # in place, or into out
+            written = made
+        read = [leaf for leaf in given if not any(leaf is out for out in _outs(kwargs))]
+        moved = 0
+        if written and name not in _UNWRITTEN:
+            moved = _gathered(func, args) + _bytes(read) + _bytes(written)
         layer = self._path[-1] if self._path else ""
         self._costs.append(OpCost(name, layer, spent, moved))
         return result
@@ -184,13 +199,18 @@ class _Watch(TorchDispatchMode):
 def _gathered(func: Any, args: tuple[Any, ...]) -> int:
     """Bytes of the rows that edges read, instead of one reading of x where they read x itself."""
     name = str(func).removesuffix(".default")
-    if name not in ("abkd_fast.conv", "abkd_fast.spmm"):
+    if name not in _SOURCES:
         return 0
-    edges, x = args[1].numel(), args[3]
+    edges, x = args[1].numel(), args[_SOURCES[name]]
     if name == "abkd_fast.conv" and not args[10] and args[4] is not None:
         width = args[4].size(1)  # x W is written, then gathered
         return (edges + x.size(0)) * width * x.element_size()
-    return edges * x.size(1) * x.element_size() - x.nbytes
+    return edges * x[:1].nbytes - x.nbytes
+
+
+def _outs(kwargs: dict[str, Any] | None) -> list[Tensor]:
+    """Tensors that an op writes only."""
+    return [leaf for leaf in tree_leaves((kwargs or {}).get("out")) if isinstance(leaf, Tensor)]
 
 
 def _bytes(tensors: Iterable[Tensor]) -> int:

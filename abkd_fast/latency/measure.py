@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abkd_fast._checks import first_line
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.samples import Measurement, samples_needed
 
@@ -72,6 +73,7 @@ def compare(
     seconds: float = 10.0,
     warmup: int = 10,
     compiled: Set[str] = frozenset(),
+    failed: dict[str, str] | None = None,
 ) -> dict[str, Measurement]:
     """Time calls without arguments in turns, so that a slow spell of the machine meets all.
 
@@ -87,24 +89,27 @@ def compare(
         seconds: of timed calls of each, at most.
         warmup: calls of each before, at most: slow ones get fewer.
         compiled: names whose first call compiles.
+        failed: where given, subjects of ``compiled`` whose calls before the samples raise an error
+            are left out, and it gets the reason.
 
     Returns:
         Name -> :class:`Measurement`.
     """
     if samples < 1 or warmup < 0:
         raise ValueError(f"samples must be >= 1 and warmup >= 0, got {samples} and {warmup}")
-    first, cold, results, warm = {}, {}, {}, dict.fromkeys(subjects, 0)
+    first, cold, results, warm = {}, {}, {}, dict[str, int]()
     with torch.no_grad():
         for name, call in subjects.items():
-            first[name], results[name] = _timed(call)
-            cold[name] = _timed(call)[0] if name in compiled else first[name]
-            deadline = time.perf_counter() + 0.2 * seconds
-            for _ in range(warmup):
-                call()
-                warm[name] += 1
-                if time.perf_counter() > deadline:
-                    break
-        taken, resumed, interrupted = _turns(subjects, samples, seconds)
+            try:
+                first[name], results[name] = _timed(call)
+                cold[name] = _timed(call)[0] if name in compiled else first[name]
+                warm[name] = _warm_up(call, warmup, 0.2 * seconds)
+            except Exception as reason:  # of any compiler
+                if failed is None or name not in compiled:
+                    raise
+                failed[name] = first_line(reason)
+        timed = {name: call for name, call in subjects.items() if name in warm}
+        taken, resumed, interrupted = _turns(timed, samples, seconds)
     return {
         name: Measurement(
             name=name,
@@ -116,8 +121,18 @@ def compare(
             warmup=warm[name],
             result=results[name],
         )
-        for name in subjects
+        for name in timed
     }
+
+
+def _warm_up(call: Callable[[], Any], calls: int, seconds: float) -> int:
+    """How many calls were made."""
+    deadline = time.perf_counter() + seconds
+    for made in range(1, calls + 1):
+        call()
+        if time.perf_counter() > deadline:
+            return made
+    return calls
 
 
 def _turns(

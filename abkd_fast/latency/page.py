@@ -91,11 +91,22 @@ def print_report(report: Report, console: Console | None = None) -> None:
     for label, cells in beside_rows(report):
         beside.add_row(*(Text(cell) for cell in (label, *cells)))
     console.print(beside)
+    for model in report["models"]:
+        console.print(Text(f"{model['name']}, ops of an eager pass: {_dearest(model)}"))
+        for form, reason in model["left_out"].items():
+            console.print(Text(f"{model['name']} has no form {form}: {reason}"))
     interrupted, calls = _interrupted(report)
     if interrupted > 0.05 * calls:
         console.print(f"the system interrupted {interrupted:,} of {calls:,} calls: other work ran")
     if any(reason for *_, reason in _left_out(report)):
         console.print("–: too few samples; more --seconds and --samples 662 give p99")
+
+
+def _dearest(model: Mapping[str, Any], count: int = 4) -> str:
+    """The ops that take most of a pass, as shares of the time in ops."""
+    whole = sum(op["ms"] for op in model["ops"])
+    shown = sorted(model["ops"], key=lambda op: -op["ms"])[:count]
+    return ", ".join(f"{op['op']} {op['ms'] / whole:.0%} ({op['calls']})" for op in shown)
 
 
 def latency_rows(report: Report) -> list[list[str]]:
@@ -124,7 +135,8 @@ def beside_rows(report: Report) -> list[tuple[str, list[str]]]:
     rows.append(("moved by a full-graph pass (GB/s)", [f"{m['gb_s']:.1f}" for m in models]))
     for place, loop in enumerate(_loops(report)):
         cells = [_queries(model["throughput"], place) for model in models]
-        rows.append((f"nodes a second, {loop['clients']} clients", cells))
+        plural = "" if loop["clients"] == 1 else "s"
+        rows.append((f"nodes a second, {loop['clients']} client{plural}", cells))
     rows.append(("hops of a node query", [str(m["server"].get("hops", NONE)) for m in models]))
     return rows
 
@@ -187,7 +199,7 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
     shown = [(name, data[name]) for name in ("num_nodes", "num_edges", "num_features")]
     graph = [("name", data["name"]), *((name[4:], f"{value:,}") for name, value in shown)]
     graph += [
-        ("features", "sparse" if data["sparse_features"] else "dense"),
+        ("kind of features", "sparse" if data["sparse_features"] else "dense"),
         ("in-degree", f"mean {degree['mean']:.1f}, median {degree['median']:g}, "),
         ("indices", data["index_dtype"]),
         ("synthetic", "yes" if data["synthetic"] else "no"),

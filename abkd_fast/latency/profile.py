@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
@@ -18,7 +19,7 @@ from abkd_fast.inductive import predict
 from abkd_fast.latency.breakdown import Breakdown, breakdown
 from abkd_fast.latency.measure import ENOUGH, compare, evaluating, thread_count, throughput
 from abkd_fast.latency.samples import Measurement
-from abkd_fast.latency.server import NodeServer
+from abkd_fast.latency.server import CONVS, NodeServer, operator, operator_name
 from abkd_fast.latency.subjects import (
     FULL,
     ONE,
@@ -28,6 +29,7 @@ from abkd_fast.latency.subjects import (
     node_queries,
 )
 from abkd_fast.metrics import count_parameters, environment, peak_bytes, split_scores
+from abkd_fast.nn import MLP
 
 FORMAT = 1
 _CALLS = 50_000_000  # ns of a query up to which the clients' loops are worth their time
@@ -50,7 +52,8 @@ def profile(
     Args:
         subjects: teacher and students.
         data: graph, features and labels.
-        forms: of the full-graph pass: "eager", "flat", "compile", "cuda_graph".
+        forms: of the full-graph pass: "eager", "flat", "compile", "torch-export", "aoti",
+            "cuda_graph". A form that fails is left out, with the reason.
         samples: calls timed of each.
         seconds: of timed calls of each, at most; slow ones get fewer samples.
         batch: nodes of a mini-batch query.
@@ -61,16 +64,20 @@ def profile(
     Returns:
         The content of a latency.json.
     """
-    with thread_count(threads), torch.no_grad():
+    with thread_count(threads), torch.no_grad(), ExitStack() as stack:
+        for subject in subjects:
+            stack.enter_context(evaluating(subject.model))
+            _read_by(subject.model, data)  # made once, before any model's first call
         graph = _prepare_graph(data)
-        rows = [_model_row(subject, data) for subject in subjects]
         queries = {FULL: _full_graph(subjects, data, forms, samples, seconds)}
+        rows = [_model_row(subject, data) for subject in subjects]
         left_out: dict[str, str] = {}
         servers = _servers(subjects, data, left_out)
-        for kind, nodes in node_queries(data, batch, 256, seed).items():
+        drawn = node_queries(data, batch, samples, seed)
+        for kind, nodes in drawn.items():
             calls = {name: node_call(server, nodes) for name, server in servers.items()}
             queries[kind] = _each(compare(calls, samples=samples, seconds=seconds), "server")
-        loops = _throughput(servers, queries[ONE], data, clients, min(1.0, seconds), seed)
+        loops = _throughput(servers, queries[ONE], drawn[ONE], clients, min(1.0, seconds))
         facts = environment() | {"load": os.getloadavg()[0], "affinity": _affinity()}
         copy = copy_bandwidth(data.graph.device)
     for row, subject in zip(rows, subjects, strict=True):
@@ -107,16 +114,18 @@ def _full_graph(
 ) -> _Found:
     names, calls = {}, {}
     for subject in subjects:
-        for form, call in full_graph_calls(subject, data, ["eager", *_others(forms)]):
+        subject.left_out.clear()
+        wanted = [form for form in dict.fromkeys(forms) if form != "eager"]
+        for form, call in full_graph_calls(subject.model, data, ["eager", *wanted]).items():
             key = f"{subject.name}, {form}"
-            names[key], calls[key] = (subject.name, form), call
-    compiling = {key for key, (_, form) in names.items() if form in ("compile", "cuda_graph")}
-    found = compare(calls, samples=samples, seconds=seconds, compiled=compiling)
-    return {names[key]: measurement for key, measurement in found.items()}
-
-
-def _others(forms: Sequence[str]) -> list[str]:
-    return [form for form in dict.fromkeys(forms) if form != "eager"]
+            names[key], calls[key] = (subject, form), call
+    made = {key for key, (_, form) in names.items() if form != "eager"}
+    failed: dict[str, str] = {}
+    found = compare(calls, samples=samples, seconds=seconds, compiled=made, failed=failed)
+    for key, reason in failed.items():
+        subject, form = names[key]
+        subject.left_out[form] = reason
+    return {(names[key][0].name, names[key][1]): one for key, one in found.items()}
 
 
 def _each(found: Mapping[str, Measurement], form: str) -> _Found:
@@ -150,13 +159,11 @@ def _server_facts(server: NodeServer | None, reason: str | None) -> dict[str, An
 def _throughput(
     servers: Mapping[str, NodeServer],
     found: _Found,
-    data: GraphData,
+    nodes: Sequence[Tensor],
     clients: Sequence[int],
     seconds: float,
-    seed: int,
 ) -> dict[str, list[dict[str, float]]]:
     """Closed loops of clients that ask for one node after the other."""
-    nodes = node_queries(data, 1, 256, seed)[ONE]
     loops = {}
     for name, server in servers.items():
         if 1e6 * found[name, "server"].p50 < _CALLS:
@@ -168,9 +175,8 @@ def _model_row(subject: Subject, data: GraphData) -> dict[str, Any]:
     """What is known of a model without timing queries, and its breakdown."""
     model = subject.model
     scores = split_scores(predict(model, data), data)
-    with evaluating(model):
-        arguments = data.arguments(model)
-        costs = breakdown(model, lambda: model(*arguments))
+    arguments = data.arguments(model)
+    costs = breakdown(model, lambda: model(*arguments))
     fits = subject.about is None or subject.about.fingerprint == data.fingerprint()
     return {
         "name": subject.name,
@@ -184,7 +190,7 @@ def _model_row(subject: Subject, data: GraphData) -> dict[str, Any]:
         "same_data": fits,
         "memory_bytes": {
             "weights": sum(part.nbytes for part in (*model.parameters(), *model.buffers())),
-            "graph": _graph_bytes(data.graph.gcn_norm()),
+            "graph": _graph_bytes(_read_by(model, data)),
             "features": _feature_bytes(data.x),
             "activations": costs.activations,
         },
@@ -192,6 +198,17 @@ def _model_row(subject: Subject, data: GraphData) -> dict[str, Any]:
         "layers": _layer_rows(costs),
         "ops": [{"op": op, "calls": calls, "ms": ms} for op, calls, ms in costs.by_op()],
     }
+
+
+def _read_by(model: nn.Module, data: GraphData) -> CSRGraph | None:
+    """The matrix that the layers of a model of ours multiply with; else the graph."""
+    convs = [module for module in model.modules() if isinstance(module, CONVS)]
+    if data.x is None or not convs:
+        return None if isinstance(model, MLP) else data.graph
+    try:
+        return operator(operator_name(convs, data), data)
+    except ValueError:
+        return data.graph
 
 
 def _layer_rows(costs: Breakdown) -> list[dict[str, Any]]:
@@ -227,7 +244,9 @@ def _dataset(data: GraphData) -> dict[str, Any]:
     }
 
 
-def _graph_bytes(graph: CSRGraph) -> int:
+def _graph_bytes(graph: CSRGraph | None) -> int:
+    if graph is None:
+        return 0
     value = 0 if graph.value is None else graph.value.nbytes
     return graph.rowptr.nbytes + graph.col.nbytes + value
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from abkd_fast._checks import check_tensor
+from abkd_fast._checks import check_tensor, first_line
 from abkd_fast._csr import Structure
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
@@ -64,7 +64,7 @@ class NodeServer:
         self._operator = operator(self._operator_name, data)
         self.hops = depth(model, convs) - first_hop
         self._features, self._first_hop = first_input(model, convs, data, first_hop), first_hop
-        self._unvisited = PerThread(self._operator)
+        self._search = Search(self._operator)
         self.form, self.why = "model", "flat=False"
         self._line: Callable[..., Tensor] = self._run_model
         probes = self._probes(data.num_nodes)
@@ -87,20 +87,13 @@ class NodeServer:
 
         Rows of the last hop are empty: nothing reads them.
         """
-        n_id, sizes, rowptr, col, value = self._search(nodes)
+        n_id, _, rowptr, col, value = self._search(nodes, self.hops)
         weights = None if self._operator.value is None else value
         return n_id, CSRGraph(Structure(rowptr, col, n_id.numel()), weights)
 
-    def _search(self, nodes: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=self._operator.device)
-        graph = self._operator
-        return torch.ops.abkd_fast.neighborhood(
-            graph.rowptr, graph.col, graph.value, nodes, self.hops, self._unvisited.tensor()
-        )
-
     def _inputs(self, nodes: Tensor) -> tuple[Any, ...]:
         """(features ..., rowptr ..., col, value or none, n_0, ..., n_hops)."""
-        n_id, found, rowptr, col, value = self._search(nodes)
+        n_id, found, rowptr, col, value = self._search(nodes, self.hops)
         sizes = found.tolist()
         trimmed = self.form == "flat"
         pointers = [rowptr[: size + 1] for size in sizes[:-1]] if trimmed else [rowptr]
@@ -160,17 +153,20 @@ class NodeServer:
             self._flat = flatten(self._call, *example).forward
             self.form, self._line, self.why = "flat, all rows", self._run_line, "it agrees"
             self._check(probes, expected)
+        except (RuntimeError, ValueError, IndexError) as reason:  # sizes of the example, mostly
+            self.form, self._line = "model", self._run_model
+            self.why = first_line(reason)
+            return
+        try:
             line = flatten(self._call, *example)
             holders = [node for node in line.graph.nodes if node.op == "placeholder"]
             rows = tuple(holder.target for holder in holders[: len(names)])
             trim(line, holders[len(names)].target, rows, self.hops)
             self.form, self._line = "flat", line.forward
             self._check(probes, expected)
-        except NotTrimmable as reason:
-            self.form, self._line, self.why = "flat, all rows", self._run_line, str(reason)
-        except (RuntimeError, ValueError, IndexError) as reason:  # sizes of the example, mostly
-            self.form, self._line = "model", self._run_model
-            self.why = str(reason).splitlines()[0]
+        except (NotTrimmable, RuntimeError, ValueError, IndexError) as reason:
+            self.form, self._line = "flat, all rows", self._run_line
+            self.why = first_line(reason)
 
     def _check(self, probes: list[Tensor], expected: list[Tensor]) -> None:
         for nodes, scores in zip(probes, expected, strict=True):
@@ -245,12 +241,33 @@ def feature_rows(x: Tensor | CSRGraph, nodes: Tensor) -> tuple[Tensor, ...]:
     return torch.ops.abkd_fast.select_rows(x.rowptr, x.col, x.value, nodes)
 
 
-class PerThread(threading.local):
-    """What a search works in: one tensor for each thread that asks."""
+class Search:
+    """Neighbourhoods in a graph, each found in a tensor of its size that is lent to one at a time.
+
+    There are as many of these tensors as there were searches at a time, whatever threads ask.
+    """
 
     def __init__(self, graph: CSRGraph) -> None:
-        self._tensor = unvisited(graph)
+        self._graph = graph
+        self._free: SimpleQueue[Tensor] = SimpleQueue()
+        self._free.put(unvisited(graph))
 
-    def tensor(self) -> Tensor:
-        """It, all -1."""
-        return self._tensor
+    def __call__(self, nodes: Tensor, hops: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(n_id, sizes, rowptr, col, value) as :func:`abkd_fast.ops.neighborhood` has them.
+
+        Raises:
+            ValueError: nodes are no int64 vector.
+            RuntimeError: nodes are repeated or unknown.
+        """
+        graph = self._graph
+        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=graph.device)
+        try:
+            work = self._free.get_nowait()
+        except Empty:
+            work = unvisited(graph)
+        try:
+            return torch.ops.abkd_fast.neighborhood(
+                graph.rowptr, graph.col, graph.value, nodes, hops, work
+            )
+        finally:
+            self._free.put(work)  # a search that fails leaves it as it was, too

@@ -32,7 +32,7 @@ class ProfileConfig:
     """Where models run: cpu, cuda or cuda:N."""
     forms: tuple[str, ...] = ("eager", "flat")
     """Forms of the full-graph pass: eager, flat (one straight line of ops), compile
-    (torch.compile), cuda_graph (a GPU)."""
+    (torch.compile), torch-export and aoti (exported programs), cuda_graph (a GPU)."""
     samples: int = ENOUGH
     """Calls timed of everything; 64 give p90, 130 p95, 662 p99."""
     seconds: float = 10.0
@@ -51,6 +51,8 @@ class ProfileConfig:
     def __post_init__(self) -> None:
         for form in self.forms:
             check_choice("forms", form, FORMS)
+        if "cuda_graph" in self.forms and not self.device.startswith("cuda"):
+            raise ValueError(f"device must be cuda for the form cuda_graph, got {self.device}")
         if self.dataset is not None:
             check_name(self.dataset)
         DataConfig(device=self.device)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from abkd_fast._binding import bind_arguments
 from abkd_fast._csr import Structure
 from abkd_fast._trained import model_path
-from abkd_fast.capture import call_model
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.flat import flatten
@@ -23,7 +26,8 @@ from abkd_fast.latency.measure import captured
 from abkd_fast.latency.server import NodeServer
 from abkd_fast.model_file import ModelFile, load_model
 
-FORMS = ("eager", "flat", "compile", "cuda_graph")
+EXPORTED = ("torch-export", "aoti")
+FORMS = ("eager", "flat", "compile", *EXPORTED, "cuda_graph")
 FULL, ONE, WORST = "full graph", "one node", "worst node"
 Call = Callable[[], Any]
 
@@ -67,27 +71,49 @@ def load_subjects(students: Sequence[str | Path], teacher: str | Path | None) ->
     return subjects
 
 
-def full_graph_calls(
-    subject: Subject, data: GraphData, forms: Sequence[str]
-) -> Iterator[tuple[str, Call]]:
-    """(form, call) of a forward pass over the whole graph."""
-    model = subject.model
-    for form in forms:
-        if form == "eager":
-            yield form, lambda: call_model(model, data)
-        elif form == "compile":
-            yield form, partial(torch.compile(model), *data.arguments(model))
-        elif form == "cuda_graph":
-            yield form, captured(model, [data.arguments(model)])
-        else:
-            begin = time.perf_counter_ns()
-            try:
-                call = flat_forward(model, data)
-            except (RuntimeError, ValueError) as reason:
-                subject.left_out[form] = str(reason).splitlines()[0]
-                continue
-            subject.prepare["flatten"] = time.perf_counter_ns() - begin
-            yield form, call
+def full_graph_calls(model: nn.Module, data: GraphData, forms: Sequence[str]) -> dict[str, Call]:
+    """Forward passes over the whole graph, from the features on, by form.
+
+    The first call of any form but "eager" makes it: compiles, traces or captures.
+    """
+    arguments = from_features(model, data)
+    makers: dict[str, Callable[[], Call]] = {
+        "eager": lambda: partial(model, *arguments),
+        "flat": lambda: flat_forward(model, data),
+        "compile": lambda: partial(torch.compile(model), *arguments),
+        "cuda_graph": lambda: captured(model, [arguments]),
+    }
+    makers |= {name: partial(exported_forward, model, data, name) for name in EXPORTED}
+    return {form: _made_once(makers[form]) for form in forms}
+
+
+def from_features(model: nn.Module, data: GraphData) -> tuple[Any, ...]:
+    """Arguments of a pass that starts from X; A_hat X, which the data may know, is not given."""
+    return bind_arguments(data, model, without=("aggregated_x",))
+
+
+def _made_once(make: Callable[[], Call]) -> Call:
+    made: list[Call] = []
+
+    def call() -> Any:
+        if not made:
+            made.append(make())
+        return made[0]()
+
+    return call
+
+
+def exported_forward(model: nn.Module, data: GraphData, form: str) -> Call:
+    """A pass of the program that ``abkd-fast export --format FORM`` writes.
+
+    Raises:
+        ValueError: the model cannot be exported.
+    """
+    from abkd_fast.export import export_student
+
+    with TemporaryDirectory() as folder:
+        exported = export_student(model, data, Path(folder) / "student.pt2", format=form)
+    return partial(exported, *exported.signature.arguments(data))
 
 
 def flat_forward(model: nn.Module, data: GraphData) -> Call:
@@ -96,36 +122,45 @@ def flat_forward(model: nn.Module, data: GraphData) -> Call:
     See :mod:`abkd_fast.latency.flat`; features may change in place, weights and graph may not.
 
     Raises:
-        ValueError: the features are no matrix, or the scores are not the model's.
+        ValueError: the model takes no x, the data have none, or the scores are not the model's.
         RuntimeError: the model cannot be traced.
     """
-    x, *rest = data.arguments(model)
-    if not isinstance(x, Tensor | CSRGraph) or data.x is None:
-        raise ValueError(f"data must have features, got {data!r}")
-    parts = [x] if isinstance(x, Tensor) else [x.rowptr, x.col, x.value]
-    width = x.shape[1]
+    arguments, names = from_features(model, data), list(inspect.signature(model.forward).parameters)
+    place = names.index("x") if "x" in names else len(arguments)
+    if place >= len(arguments) or data.x is None:
+        raise ValueError(f"the model must take x and the data have it, got {names} and {data!r}")
+    x = arguments[place]
+    parts: list[Any] = [x] if isinstance(x, Tensor) else [x.rowptr, x.col, x.value]
 
     def forward(*parts: Tensor) -> Tensor:
         whole: Tensor | CSRGraph = parts[0]
         if len(parts) == 3:
             rowptr, col, value = parts
-            whole = CSRGraph(Structure(rowptr, col, width), value)
-        return model(whole, *rest)
+            whole = CSRGraph(Structure(rowptr, col, x.shape[1]), value)
+        scores = model(*arguments[:place], whole, *arguments[place + 1 :])
+        if not isinstance(scores, Tensor):
+            raise ValueError(f"the model must return scores, got {type(scores).__name__}")
+        return scores
 
     with torch.no_grad():
-        expected = model(x, *rest)
         line = flatten(forward, *parts).forward
-        if not torch.allclose(line(*parts), expected, rtol=1e-4, atol=1e-6):
-            raise ValueError(f"{type(model).__name__} gave other scores in one line")
+        for given in (parts, [*parts[:-1], 0.5 * parts[-1]]):  # as they are, and others
+            if not torch.allclose(line(*given), forward(*given), rtol=1e-4, atol=1e-6):
+                raise ValueError(f"{type(model).__name__} gave other scores in one line")
     return torch.no_grad()(lambda: line(*parts))
 
 
 def node_queries(data: GraphData, batch: int, count: int, seed: int) -> dict[str, list[Tensor]]:
-    """The nodes that are asked for, by kind of query; drawn once, for every model the same."""
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randint(data.num_nodes, (count,), generator=generator)
-    batch = min(batch, data.num_nodes)
-    batches = [torch.randperm(data.num_nodes, generator=generator)[:batch] for _ in range(16)]
+    """``count`` queries of each kind but the worst, drawn once, for every model the same.
+
+    Quantiles over queries need as many independent ones as they need samples.
+    """
+    generator, nodes = np.random.default_rng(seed), data.num_nodes
+    drawn = torch.from_numpy(generator.integers(nodes, size=count))
+    batch = min(batch, nodes)
+    batches = [
+        torch.from_numpy(generator.choice(nodes, batch, replace=False)) for _ in range(count)
+    ]
     worst = data.graph.rowptr.diff().argmax()
     return {
         ONE: list(drawn[:, None]),
