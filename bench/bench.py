@@ -42,22 +42,36 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                         help="peak of a fresh process; fastest: ours and the fastest peer's only",
                         )  # fmt: skip
     parser.add_argument("--out", type=Path, help="write the report with all samples")
+    parser.add_argument("--keep", action="store_true",
+                        help="the cases in --out that are not timed again")  # fmt: skip
     parser.add_argument("--no-samples", action="store_true", help="quantiles alone, to commit")
     parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
+    given = [f"--{name.replace('_', '-')}" for name in ("out", "keep", "memory", "no_samples")
+             if getattr(options, name)]  # fmt: skip
+    if given and (options.compare or options.base):
+        parser.error(f"--compare and --base write no report, got {', '.join(given)}")
+    if options.keep and not (options.out and options.out.exists()):
+        parser.error(f"--keep needs a report in --out, got {options.out}")
+    if options.keep and options.providers != ["*"]:
+        parser.error("--keep replaces whole cases: it goes without --providers")
     if options.threshold <= 1:
         parser.error(f"--threshold must be more than 1, got {options.threshold}")
     return options
 
 
 def run(options: argparse.Namespace, console: Console) -> int:
-    """Time, show and write; 1 where ours was wrong or nothing was timed."""
+    """Time, show and write; 1 where ours was wrong, 2 where nothing was asked for."""
     import pytest
-    from harness import write_json
+    from harness import check_kept, write_json
     from registry import report
     from registry.ratios import ratios
+    from torch import get_num_threads
 
+    before = read(options.out) if options.keep else None
+    if before:
+        check_kept(before, get_num_threads())
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder) / "raw.json"
         flags = [f"--only={p}" for p in options.only]
@@ -70,21 +84,27 @@ def run(options: argparse.Namespace, console: Console) -> int:
                             "--benchmark-quiet", "--benchmark-disable-gc",
                             f"--benchmark-json={raw}"])  # fmt: skip
         if not raw.exists() or not raw.stat().st_size:
-            console.print("nothing was timed", style="red")
-            return 1
+            chosen = " ".join([*options.only, *options.graphs, *options.providers])
+            why = f"flags must leave a case op/graph/width/dtype and a provider, got {chosen}"
+            if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+                why = f"nothing was timed, pytest ended with {code}"
+            console.print(f"error: {why}", style="red", soft_wrap=True)
+            return 2
         found = report.fold(json.loads(raw.read_text()))
     if options.memory:
         rows = found["rows"]
         chosen = [row for pair in ratios(found) for row in pair if row is not None]
         report.add_memory(rows if options.memory == "all" else chosen, HERE)
     report.show(found, console)
+    wrong = any(gone["provider"].startswith("abkd_fast") for gone in found["left_out"])
+    if before:
+        found = report.with_kept(found, before)
     if options.no_samples:
         for row in found["rows"]:
-            del row["turns_ms"]
+            row.pop("turns_ms", None)
     if options.out:
         write_json(options.out, **found)
         console.print(f"report: {options.out}")
-    wrong = any(gone["provider"].startswith("abkd_fast") for gone in found["left_out"])
     return 1 if code or wrong else 0
 
 
@@ -125,10 +145,10 @@ def main(argv: list[str] | None = None) -> int:
             before, after = both(HERE, ROOT, options.base, flags)
         else:
             return run(options, console)
+        return compare(before, after, options.threshold, console)
     except (OSError, ValueError) as error:
         console.print(f"error: {error}", style="red", soft_wrap=True)
-        return 1
-    return compare(before, after, options.threshold, console)
+        return 2
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import machine_limits, write_json
+from harness import earlier_runs, machine_limits, write_json
 from phases import in_phase, phase
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -131,12 +131,13 @@ def main() -> None:
         return
     options.folder.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[dict[str, Any]]] = {"build": [], "distil": []}
+    about: dict[str, Any] = {"threads": options.threads, "machine": machine_limits()}
     if options.resume:
         report = json.loads(options.out.read_text())
         found = {name: report[name] for name in found}
-    limits = machine_limits()
+        about["earlier"] = earlier_runs(report)
     for rows in measure(options, found):
-        write_json(options.out, threads=options.threads, machine=limits, **rows)
+        write_json(options.out, **about, **rows)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import machine_limits, write_json
+from harness import earlier_runs, machine_limits, write_json
 from peers.pyg_rgcn import PygRGCN
 from phases import in_phase, phase
 from torch.nn.functional import cross_entropy
@@ -224,10 +224,13 @@ def main() -> None:
         in_phase(lambda: PHASES[options.phase](options))
         return
     about = {"threads": options.threads, "scale": options.scale, "limit_mb": options.limit_mb}
-    found = json.loads(options.out.read_text())["phases"] if options.resume else {}
-    limits = machine_limits()
+    about["machine"] = machine_limits()
+    found = {}
+    if options.resume:
+        report = json.loads(options.out.read_text())
+        found, about["earlier"] = report["phases"], earlier_runs(report)
     for phases in measure(options, found):
-        write_json(options.out, **about, machine=limits, phases=phases)
+        write_json(options.out, **about, phases=phases)
 
 
 if __name__ == "__main__":

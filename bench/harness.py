@@ -187,3 +187,21 @@ def write_json(path: Path, **content: Any) -> None:
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def check_kept(before: Mapping[str, Any], threads: int) -> None:
+    """Raise ValueError where rows of a report cannot stand beside those of a run."""
+    if before["threads"] != threads:
+        raise ValueError(
+            f"a report whose rows are kept must have the threads of this run, {threads}, got "
+            f"{before['threads']}; give this run another --out, or set OMP_NUM_THREADS"
+        )
+
+
+def earlier_runs(report: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Date, commit and load of the runs whose rows a report has; for the one that keeps them."""
+    if report is None:
+        return []
+    found = report["environment"]
+    last = {"created": report["created"], "commit": found.get("commit"), "load": found["load"]}
+    return [*report.get("earlier", []), last]

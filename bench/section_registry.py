@@ -25,6 +25,7 @@ def line(ours: Row, peer: Row | None, memory: bool) -> list[str]:
 def registry_section(report: dict[str, Any]) -> list[str]:
     memory = any("memory" in row for row in report["rows"])
     names = sorted({row["provider"] for row in report["rows"]})
+    graphs = sorted({row["graph"] for row in report["rows"]})
     peers = [name for name in names if not name.startswith("abkd_fast")]
     threads = report["threads"]
     left_out = [f"- {gone['spec']}, {gone['provider']}: {gone['why']}"
@@ -36,7 +37,8 @@ def registry_section(report: dict[str, Any]) -> list[str]:
         "",
         figure_line("registry", "Time of the fastest peer over ours by op and width"),
         "",
-        "Medians of `make bench-registry`: a line an op, graph, width and type, ours against the",
+        f"Medians of `make bench-registry`, of its graphs {', '.join(graphs)} so far:",
+        "a line an op, graph, width and type, ours against the",
         f"fastest of all providers that were right ({', '.join(f'`{p}`' for p in peers)}).",
         "*of copy*: the bytes the op must move in our time, over the rate of a copy that touches",
         f"as many. {machine(report)} {threads} thread{'s' * (threads > 1)}; load of the machine",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 Row = dict[str, Any]
@@ -30,9 +30,11 @@ second-level cache; 64 into the first, what the kernel does, was as good as any.
 
 def machine(report: dict[str, Any]) -> str:
     found = report["environment"]
+    earlier = sorted({run["created"][:10] for run in report.get("earlier", [])})
+    kept = f" (some rows: {', '.join(earlier)})" if earlier else ""
     return (
         f"{found['cpu']}, {found['threads']} of {found['cores']} cores, torch {found['torch']}, "
-        f"Python {found['python']}, {report['created'][:10]}."
+        f"Python {found['python']}, {report['created'][:10]}{kept}."
     )
 
 
@@ -41,6 +43,12 @@ def machine_and_load(report: dict[str, Any]) -> str:
     return (
         f"{machine(report)} Load of the machine when it ended: {report['environment']['load']:.1f}."
     )
+
+
+def fastest_pyg(medians: Mapping[str, float]) -> str:
+    """The fastest of PyG's forms, each with the layer-by-layer loss, projections not indexed."""
+    usual = [side for side in medians if side.startswith("pyg") and "indexed" not in side]
+    return min(usual, key=medians.__getitem__)
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

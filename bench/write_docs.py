@@ -28,6 +28,7 @@ from sections import (
     conv_section,
     dropout_section,
     edge_attention_section,
+    fastest_pyg,
     growth_section,
     layer_pair_section,
     rows_section,
@@ -118,7 +119,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
 def ratio(report: dict[str, Any], side: str, **case: str) -> str:
     """How many times slower than ours ``side`` is under the default allocator.
 
-    ``side`` "pyg": the fastest of PyG's, teacher projections not indexed.
+    ``side`` "pyg": :func:`fastest_pyg`.
     """
     rows = [
         row
@@ -127,8 +128,7 @@ def ratio(report: dict[str, Any], side: str, **case: str) -> str:
     ]
     medians = {row["side"]: row["median_ms"] for row in rows}
     if side == "pyg":
-        usual = [name for name in medians if name.startswith("pyg") and "indexed" not in name]
-        side = min(usual, key=medians.__getitem__)
+        side = fastest_pyg(medians)
     value = medians[side] / medians["abkd_fast"]
     return f"{value:.1f}" if value < 10 else f"{value:.0f}"
 

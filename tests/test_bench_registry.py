@@ -15,7 +15,11 @@ from abkd_fast._checkout import find_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
+from harness import check_kept  # noqa: E402
 from registry.compare import compare, read  # noqa: E402
+from registry.report import with_kept  # noqa: E402
+
+from bench import parse  # noqa: E402
 
 WRONG_PROVIDER = """
 import sys
@@ -124,8 +128,41 @@ def test_rows_of_one_report_are_named():
 
 
 def test_nothing_in_common_is_an_error():
-    code, text = compared(report(conv=1.0), report(linear=1.0))
-    assert code == 1 and "nothing to compare" in text
+    with pytest.raises(ValueError, match="must have a row of abkd_fast in common"):
+        compared(report(conv=1.0), report(linear=1.0))
+
+
+def test_reports_of_other_threads_are_an_error():
+    with pytest.raises(ValueError, match="as many threads, got 1 and 2"):
+        compared(report(conv=1.0) | {"threads": 1}, report(conv=1.0) | {"threads": 2})
+
+
+def test_cases_that_are_not_timed_again_are_kept():
+    header = {"created": "2026-01-02", "environment": {"commit": "abc", "load": 0.5}, "threads": 2}
+    before = report(spmm=1.0, conv=2.0) | header
+    both = with_kept(report(spmm=3.0), before)
+    assert [(row["spec"], row["p50"]) for row in both["rows"]] == [
+        ("conv/pubmed/64/float32", 2.0),
+        ("spmm/pubmed/64/float32", 3.0),
+    ]
+    assert both["earlier"] == [{"created": "2026-01-02", "commit": "abc", "load": 0.5}]
+    assert "earlier" not in with_kept(report(spmm=3.0, conv=1.0), before)
+    with pytest.raises(ValueError, match="the threads of this run, 1, got 2"):
+        check_kept(before, 1)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--keep", "--out", "nowhere.json"], "--keep needs a report in --out"),
+        (["--base", "main", "--out", "a.json"], "--compare and --base write no report, got --out"),
+        (["--keep", "--out", __file__, "--providers", "PyG"], "it goes without --providers"),
+    ],
+)
+def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        parse(flags)
+    assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_another_json_is_refused(tmp_path):

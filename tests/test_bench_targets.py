@@ -21,7 +21,7 @@ from targets import Line  # noqa: E402
         (Line("w", "a", 2.0, "r", low=2), ">= 2x", "2x", "yes"),
         (Line("w", "a", 1.99, "r", low=2), ">= 2x", "1.99x", "no"),
         (Line("w", "a", 99.0, "r", high=100, unit="MB"), "<= 100 MB", "99 MB", "yes"),
-        (Line("w", "a", 1.2, "r", 0.9, 1.1, "exponent"), "0.9 to 1.1", "1.20", "no"),
+        (Line("w", "a", 1.2, "r", 0.9, 1.1, "exponent"), "0.9 to 1.1", "1.200", "no"),
         (Line("w", "a", 0.9, "r", low=0.85, unit="%"), ">= 85%", "90%", "yes"),
         (Line("w", "a", 3.0, "r"), "", "3x", ""),
     ],

@@ -1,5 +1,6 @@
-"""docs/roofline.md and docs/benchmarks.md are what bench/write_docs.py makes of the JSON files."""
+"""Pages of figures are what bench/write_docs.py makes of the JSON files."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 import roofline  # noqa: E402
+import undistilled  # noqa: E402
 import write_docs  # noqa: E402
 from gpu_report import PEAKS  # noqa: E402
 
@@ -39,7 +41,13 @@ def test_pages_are_up_to_date(reports):
     assert (ROOT / "docs/roofline.md").read_text() == expected, again
     assert (ROOT / "docs/benchmarks.md").read_text() == "\n".join(write_docs.page(cpu)), again
     table = "\n".join(write_docs.readme_table(cpu))
-    assert f"<!-- bench -->\n{table}\n<!-- end -->" in (ROOT / "README.md").read_text(), again
+    page = undistilled.page(json.loads(undistilled.RESULTS.read_text()))
+    assert (ROOT / "docs/study/undistilled.md").read_text() == page, "run bench/undistilled.py"
+    marked = {"README.md": ("bench", table)}
+    marked["docs/latency.md"] = ("latency", "\n".join(write_docs.latency_section(cpu["latency"])))
+    marked["docs/export.md"] = ("serve", "\n".join(write_docs.serve_section(cpu["serve"])))
+    for page, (mark, text) in marked.items():
+        assert f"<!-- {mark} -->\n{text}\n<!-- end -->" in (ROOT / page).read_text(), again
 
 
 def test_every_op_is_on_the_page(reports):

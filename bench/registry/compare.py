@@ -71,12 +71,17 @@ def compare(before: Report, after: Report, threshold: float, console: Console) -
     """Print a table of ratios and a line for each slowed row of ours; 1 where there is one.
 
     Peers' rows are a control: they hold none of our code, so what they moved by is the machine's.
+
+    Raises:
+        ValueError: the reports have no row of ours in common, or other numbers of threads.
     """
     found = pairs(before, after)
     mine = [p for p in found if p.provider.startswith("abkd_fast")]
     if not mine:
-        console.print("nothing to compare: no row of abkd_fast is in both reports")
-        return 1
+        raise ValueError("reports must have a row of abkd_fast in common, got none")
+    threads = before.get("threads"), after.get("threads")
+    if threads[0] != threads[1]:
+        raise ValueError(f"reports must be of as many threads, got {threads[0]} and {threads[1]}")
     table = Table("case", "provider", "before ms", "after ms", "after / before", "verdict")
     for pair in mine:
         medians = [f"{side['p50']:.3g}" for side in (pair.before, pair.after)]

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness import child
+from harness import child, earlier_runs
 from limits import copy_rate
 from rich.console import Console
 from rich.table import Table
@@ -58,6 +58,17 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
     for row in rows.values():
         row |= timed(row["turns_ms"], row, first["machine"])
     return first | {"rows": list(rows.values())}
+
+
+def with_kept(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
+    """A report, and of an earlier one all cases that this one does not have."""
+    cases = {row["spec"] for row in [*found["rows"], *found["left_out"]]}
+    kept = {name: [row for row in before[name] if row["spec"] not in cases]
+            for name in ("rows", "left_out")}  # fmt: skip
+    if not any(kept.values()):
+        return found
+    joined = {name: rows + found[name] for name, rows in kept.items()}
+    return found | joined | {"earlier": earlier_runs(before)}
 
 
 def add_memory(rows: list[Row], bench: Path) -> None:
