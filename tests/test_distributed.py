@@ -1,5 +1,6 @@
 """Several processes against one: losses, gradients and weights; real processes, real messages."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -44,6 +45,13 @@ def of_processes(size, cases, folder):
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     return of_processes(2, (*QUICK, ROUNDED), tmp_path_factory.mktemp("two"))
+
+
+def test_the_threads_of_a_group_end_with_it(tmp_path):
+    torchrun.run(2, torchrun.HERE / "distributed_threads.py", tmp_path / "threads")
+    for rank in range(2):
+        before, inside, after = json.loads((tmp_path / f"threads.{rank}").read_text())
+        assert set(inside) - set(before) and after == before
 
 
 def assert_equal_gradients(found, expected, tolerance):

@@ -12,6 +12,10 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+# Imported before there is a process group: default arguments of that module keep the group of
+# its import, whose threads would then outlive destroy_process_group and abort the process's end.
+import torch.distributed.nn.functional
 from torch import Tensor
 
 from abkd_fast.result import TrainingError
