@@ -54,7 +54,8 @@ bench-peers: $(VENV)/peers
 
 # Every op, graph, width and type against every peer: the JSON and the figure that are committed.
 bench-registry: $(VENV)/peers
-	$(BIN)/abkd-fast bench --memory fastest --no-samples --out bench/results/registry-cpu.json
+	$(BIN)/abkd-fast bench --memory fastest --no-samples \
+		--out $$($(BIN)/python bench/machines.py)/registry.json
 	$(BIN)/python bench/write_docs.py
 
 # What the table of targets in docs/benchmarks.md is written from.

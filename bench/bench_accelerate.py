@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from errors import relative
 from harness import take_turns, write_json
+from machines import result
 from torch import Tensor, nn
 from torch_geometric.nn import GCN, GCN2Conv, GraphSAGE
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/accelerate-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("accelerate"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = []

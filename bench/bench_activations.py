@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from harness import child, peak_above_data, write_json
+from machines import result
 
 from abkd_fast import ABKD, KD, Callback, Distiller, TeacherCache, TrainConfig, data
 from abkd_fast.nn import GCNII
@@ -99,7 +100,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/activations-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("activations"))
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from harness import earlier_runs, machine_limits, write_json
+from machines import result
 from phases import in_phase, phase
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
@@ -118,7 +119,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/arxiv"), help="of the caches")
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("bench/results/arxiv-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("arxiv"))
     parser.add_argument("--resume", action="store_true", help="keep the phases in --out")
     parser.add_argument("--phase", choices=["build", "distil"], help=argparse.SUPPRESS)
     parser.add_argument("--storage", help=argparse.SUPPRESS)

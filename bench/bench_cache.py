@@ -22,6 +22,7 @@ from typing import Any
 
 import torch
 from harness import child, status_mb, write_json
+from machines import result
 from torch import Tensor
 
 from abkd_fast import TeacherCache
@@ -90,7 +91,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="where the files are; default: a temporary one")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/cache-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("cache"))
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -66,7 +66,7 @@ def step(layer: Layer, leaves: tuple[Tensor, ...], dout: Tensor, p: float) -> li
 
 
 def main() -> None:
-    options = graph_options(__doc__, ["cora", "pubmed"], [4, 64, 256], "conv-cpu.json")
+    options = graph_options(__doc__, ["cora", "pubmed"], [4, 64, 256], "conv")
     limits, rows = machine_limits(), []
     for name in options.datasets:
         graph = data.load(name, root=options.root).graph

@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from harness import child, status_mb, write_json
+from machines import result
 
 from abkd_fast import ABKD, KD, Distiller, TeacherCache, TrainConfig, data
 from abkd_fast.distributed import DistributedDistiller, HaloGraph, World
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/distributed-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("distributed"))
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--plain", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()

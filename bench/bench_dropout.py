@@ -18,6 +18,7 @@ import costs
 import torch
 import torch.nn.functional as F
 from harness import machine_limits, take_turns, write_json
+from machines import result
 from torch import Tensor
 
 from abkd_fast.metrics import quantiles
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[100_000, 1_000_000, 10_000_000])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("bench/results/dropout-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("dropout"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     limits, rows = machine_limits(), []

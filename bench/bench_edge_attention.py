@@ -26,6 +26,7 @@ import torch
 from bench_spmm import load_graph
 from errors import relative
 from harness import child, machine_limits, peak_above_data, take_turns, write_json
+from machines import result
 from torch import Tensor, nn
 from torch_geometric import nn as pyg
 
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--peer-gb", type=float, default=4.0, help="memory that PyG may take")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/edge_attention-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("edge_attention"))
     parser.add_argument("--case", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)
     options = parser.parse_args()

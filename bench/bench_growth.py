@@ -23,6 +23,7 @@ import costs
 import numpy as np
 import torch
 from harness import child, machine_limits, status_mb, take_turns, write_json
+from machines import result
 
 from abkd_fast import CSRGraph
 from abkd_fast.ops import spmm
@@ -102,7 +103,7 @@ def main() -> None:
     parser.add_argument("--degree", type=int, default=8)
     parser.add_argument("--width", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/growth-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("growth"))
     parser.add_argument("--time", choices=["uniform", "local"], help=argparse.SUPPRESS)
     parser.add_argument("--memory", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

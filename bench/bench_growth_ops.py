@@ -28,6 +28,7 @@ import numpy as np
 import torch
 from bench_growth import BEYOND_CACHE, NO_LEFTOVERS, SIZES, slope
 from harness import machine_limits, status_mb, write_json
+from machines import result
 from phases import phase
 from rmat_rows import rmat_rows
 
@@ -176,7 +177,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", nargs="+", type=int, default=SIZES)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("bench/results/growth_ops-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("growth_ops"))
     parser.add_argument("--one", choices=[*MAKE], help=argparse.SUPPRESS)
     parser.add_argument("--nodes", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--degree", type=int, help=argparse.SUPPRESS)

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from errors import largest
 from harness import check_kept, earlier_runs, write_json
+from machines import result
 from peers import pyg
 from peers.pyg_queries import MODELS, by_loader, by_subgraph, normalised
 from section_latency import TEACHERS
@@ -184,7 +185,7 @@ def main() -> None:
     parser.add_argument("--compile", type=int, default=1, help="0: without torch.compile")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/latency-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("latency"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     before = json.loads(options.out.read_text()) if options.out.exists() else None

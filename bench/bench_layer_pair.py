@@ -33,6 +33,7 @@ from harness import (
     take_turns,
     write_json,
 )
+from machines import result
 from peers import best, eager
 from rich.console import Console
 from rich.table import Table
@@ -228,7 +229,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("bench/results/layer_pair-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("layer_pair"))
     parser.add_argument("--config", choices=CONFIGS, help="only this one")
     parser.add_argument("--time", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 from harness import earlier_runs, machine_limits, write_json
+from machines import result
 from peers.pyg_rgcn import PygRGCN
 from phases import in_phase, phase
 from torch.nn.functional import cross_entropy
@@ -214,7 +215,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--limit-mb", type=float, default=20_000)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("bench/results/mag-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("mag"))
     parser.add_argument("--resume", action="store_true", help="keep the phases in --out")
     parser.add_argument("--phase", choices=[*PHASES], help=argparse.SUPPRESS)
     parser.add_argument("--form", help=argparse.SUPPRESS)

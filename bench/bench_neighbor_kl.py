@@ -23,6 +23,7 @@ import torch
 from bench_spmm import load_graph
 from errors import relative
 from harness import child, machine_limits, peak_above_data, take_turns, write_json
+from machines import result
 from rmat_rows import rmat_rows
 from torch import Tensor
 
@@ -148,7 +149,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/neighbor_kl-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("neighbor_kl"))
     parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -24,6 +24,7 @@ import costs
 import torch
 from errors import relative
 from harness import child, machine_limits, peak_above_data, take_turns, write_json
+from machines import result
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -145,7 +146,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, action="append")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/pair_infonce-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("pair_infonce"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.memory:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import torch
 from errors import relative
 from harness import child, machine_limits, peak_above_data, take_turns, write_json
+from machines import result
 from torch import Tensor, nn
 from torch_geometric.nn import FastRGCNConv, RGCNConv
 
@@ -127,7 +128,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/relational-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("relational"))
     parser.add_argument("--memory", nargs=2, metavar=("CASE", "SIDE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

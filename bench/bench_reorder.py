@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from bench_spmm import load_graph
 from harness import machine_limits, take_turns, write_json
+from machines import result
 
 from abkd_fast import CSRGraph
 from abkd_fast.metrics import quantiles
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/reorder-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("reorder"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     limits, rows = machine_limits(), []

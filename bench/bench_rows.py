@@ -22,6 +22,7 @@ from bench_spmm import load_graph
 from gpu_compare import Case, checked
 from gpu_graphs import SIZES
 from harness import machine_limits, take_turns, write_json
+from machines import result
 
 from abkd_fast.metrics import quantiles
 
@@ -54,7 +55,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/rows-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("rows"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from bench_spmm import load_graph
 from harness import take_turns, write_json
+from machines import result
 
 from abkd_fast import CSRGraph
 from abkd_fast.metrics import quantiles
@@ -72,7 +73,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path)
-    default = Path("bench/results/sample_neighbors-cpu.json")
+    default = result("sample_neighbors")
     parser.add_argument("--out", type=Path, default=default)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -121,7 +121,7 @@ def measure(
 
 def main() -> None:
     datasets = ["pubmed", "amazon-photo", "ogbn-arxiv"]
-    options = graph_options(__doc__, datasets, [16, 64], "segment-cpu.json")
+    options = graph_options(__doc__, datasets, [16, 64], "segment")
     limits, rows = machine_limits(), []
     for name, graph in load_graphs(options.datasets, options.root):
         indptr = graph.add_self_loops().rowptr.long()

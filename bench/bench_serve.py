@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from harness import check_kept, earlier_runs, write_json
+from machines import result
 from torch import Tensor, nn
 
 from abkd_fast import data, latency
@@ -101,7 +102,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results/serve-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("serve"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     before = json.loads(options.out.read_text()) if options.out.exists() else None

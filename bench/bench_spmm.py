@@ -126,7 +126,7 @@ def check(runs: dict[str, Side], graph: CSRGraph, x: Tensor, backward: bool) -> 
 
 def main() -> None:
     widths = [16, 32, 64, 128, 256, 512]
-    options = graph_options(__doc__, [*DATASETS, *FILES], widths, "spmm-cpu.json")
+    options = graph_options(__doc__, [*DATASETS, *FILES], widths, "spmm")
     limits, rows = machine_limits(), []
     for name, graph in load_graphs(options.datasets, options.root):
         graph = graph.gcn_norm()

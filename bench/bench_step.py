@@ -33,6 +33,7 @@ from harness import (
     take_turns,
     write_json,
 )
+from machines import result
 from peers import eager, pyg
 from rich.console import Console
 from rich.table import Table
@@ -263,7 +264,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, default=Path("bench/results/step-cpu.json"))
+    parser.add_argument("--out", type=Path, default=result("step"))
     parser.add_argument("--check", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--time", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", help=argparse.SUPPRESS)

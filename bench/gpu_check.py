@@ -5,7 +5,7 @@
 Needs torch >= 2.10 (a CUDA build), triton, numpy, scipy, pytest, setuptools and nvcc; no network,
 and nothing is installed: the package is built into build/gpu-check. Every part runs in a process
 of its own, for its own budget or what is left of everyone's 585 seconds, whichever is less; a part
-for which nothing is left is named and not run. bench/results/gpu-<device>.json is written anew
+for which nothing is left is named and not run. bench/results/<device>/gpu.json is written anew
 after every part, with the rows that stopped parts had finished, so what ends this program loses
 nothing; "finished" in it says whether it got to its end.
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--tiny", action="store_true", help="sizes for a test of this program")
-    parser.add_argument("--out", type=Path, help="default: bench/results/gpu-<device>.json")
+    parser.add_argument("--out", type=Path, help="default: bench/results/<device>/gpu.json")
     parser.add_argument("--only", nargs="+", help="only these parts (and the build)")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -192,7 +192,7 @@ def main() -> None:
     if options.device == "cuda":
         shutil.rmtree(BUILT, ignore_errors=True)
     label = re.sub(r"\W+", "-", name or "cpu").strip("-").lower()
-    out = options.out or ROOT / "bench" / "results" / f"gpu-{label}.json"
+    out = options.out or ROOT / "bench" / "results" / label / "gpu.json"
     with tempfile.TemporaryDirectory() as folder:
         chosen = parts(options.device, options.tiny, capability, Path(folder))
         if options.only:

@@ -1,6 +1,6 @@
 """The table of `make gpu-check`, from its JSON.
 
-python bench/gpu_report.py bench/results/gpu-<device>.json
+python bench/gpu_report.py bench/results/<device>/gpu.json
 """
 
 from __future__ import annotations

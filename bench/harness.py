@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machines import result
 
 from abkd_fast._backend import backend_of
 from abkd_fast.metrics import environment
@@ -41,7 +42,7 @@ def graph_options(
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--root", type=Path, default=None, help="data folder; default: ABKD_DATA")
-    parser.add_argument("--out", type=Path, default=Path("bench/results") / out)
+    parser.add_argument("--out", type=Path, default=result(out))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     return options

@@ -33,7 +33,7 @@ FLOOR = """\
 many bytes), both measured in the run of the command; *reached* = floor / measured time. Above
 100 %, rows come from a nearer cache than the copy's. – : not measured."""
 NO_GPU = """\
-No GPU has been measured: `bench/results` holds no `gpu-*.json`, so no figure stands here.
+No GPU has been measured: `bench/results` holds no `gpu.json`, so no figure stands here.
 `make gpu-check PYTHON=python3` on a machine with one writes the file, and `python
 bench/write_docs.py` then puts its columns here."""
 GPU_FLOOR = """\

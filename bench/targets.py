@@ -1,6 +1,6 @@
 """The CPU's targets against what was measured, from the JSON files under bench/results.
 
-    python bench/targets.py [--results bench/results]
+    python bench/targets.py [--machine amd-epyc-2-cores]
 
 Prints the table that bench/write_docs.py puts into docs/benchmarks.md. Every ratio is one of two
 sides that took turns in one run. `make bench-targets` measures all of it again.
@@ -9,22 +9,19 @@ sides that took turns in one run. `make bench-targets` measures all of it again.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from limits import copy_rate
+from machines import DOCUMENTED, Reports, measured_machines, reports_of
 from plots import best_ratio
 from section_latency import TEACHERS
 from section_latency import ratio as latency_ratio
-from sections import fastest_pyg, figure, machine, table
+from sections import fastest_pyg, figure, machine_and_load, table
 
 Report = dict[str, Any]
-RESULTS = Path(__file__).parent / "results"
-NAMES = ("layer_pair", "step", "conv", "spmm", "latency", "growth", "growth_ops")
 PAIR = "ABKD loss + backward, PubMed size, GCNII "
 NARROW, WIDE = "64x64 -> 4x4", "16x256 -> 4x64"
 
@@ -34,7 +31,7 @@ class Line:
     """One figure and its bounds; without bounds it is there for comparison.
 
     Attributes:
-        report: name of the JSON file, less `-cpu.json`.
+        report: name of the JSON file, less `.json`.
         needs: where the target is a multiple of a peer: (the peer's ms, our row, its machine).
     """
 
@@ -75,15 +72,18 @@ class Line:
         return [self.what, self.against, self.target(), value, verdict]
 
 
-def lines(reports: dict[str, Report]) -> list[Line]:
-    return [
-        *pair_lines(reports["layer_pair"]),
-        *step_lines(reports["step"]),
-        *product_lines(reports["spmm"], reports["conv"]),
-        *latency_lines(reports["latency"]),
-        *growth_lines(reports["growth"]),
-        *growth_ops_lines(reports["growth_ops"]),
-    ]
+def lines(reports: Reports) -> list[Line]:
+    """Of the reports that there are."""
+    parts = {
+        "layer_pair": pair_lines,
+        "step": step_lines,
+        "spmm": spmm_lines,
+        "conv": conv_lines,
+        "latency": latency_lines,
+        "growth": growth_lines,
+        "growth_ops": growth_ops_lines,
+    }
+    return [line for name, part in parts.items() if name in reports for line in part(reports[name])]
 
 
 def rows_by_side(report: Report, **wanted: Any) -> dict[str, Report]:
@@ -132,7 +132,7 @@ def step_lines(report: Report) -> Iterator[Line]:
     yield Line("memory of a PubMed step above the data", peers, mine, "step", high=100, unit="MB")
 
 
-def product_lines(spmm: Report, conv: Report) -> Iterator[Line]:
+def spmm_lines(spmm: Report) -> Iterator[Line]:
     def worst(rows: list[Report]) -> tuple[float, str]:
         row = min(rows, key=best_ratio)
         return best_ratio(row), f"least: {row['dataset']}, width {row['width']}, {row['what']}"
@@ -147,6 +147,9 @@ def product_lines(spmm: Report, conv: Report) -> Iterator[Line]:
             yield Line(f"{what}, {widths}", peers, value, "spmm", low, where=where)
     median = statistics.median(best_ratio(row) for row in spmm["rows"])
     yield Line(f"{what}, median of {len(spmm['rows'])} cases", peers, median, "spmm", 2)
+
+
+def conv_lines(conv: Report) -> Iterator[Line]:
     ratios = {}
     for row in conv["rows"]:
         medians = {side: found["median_ms"] for side, found in row["sides"].items()}
@@ -225,11 +228,14 @@ def reason(line: Line) -> str:
     )
 
 
-def targets_section(reports: dict[str, Report]) -> list[str]:
-    found = lines(reports)
+HEAD = ["what", "against", "target", "measured", "met"]
+
+
+def targets_section(machines: dict[str, Reports]) -> list[str]:
+    """The documented machine's with what its misses would take; a table of each other one."""
+    documented = machines[DOCUMENTED]
+    found = lines(documented)
     missed = [line for line in found if line.met is False]
-    names = dict.fromkeys(line.report for line in found)
-    head = ["what", "against", "target", "measured", "met"]
     text = [
         "## Targets",
         "",
@@ -237,7 +243,9 @@ def targets_section(reports: dict[str, Report]) -> list[str]:
         "bench/targets.py`, from the runs below. torch-scatter and torch-sparse are built from",
         "source. Lines without a target are there for comparison.",
         "",
-        *table(head, [line.cells() for line in found]),
+        *table(HEAD, [line.cells() for line in found]),
+        "",
+        *runs(documented, found),
         "",
     ]
     if missed:
@@ -245,9 +253,17 @@ def targets_section(reports: dict[str, Report]) -> list[str]:
         for name in dict.fromkeys(line.report for line in missed):
             text += [reason(line) for line in missed if line.report == name]
             text += ["", *([WHERE[name], ""] if name in WHERE else [])]
-    text += [f"- `{name}-cpu.json`: {machine(reports[name])} Load of the machine when it ended: "
-             f"{reports[name]['environment']['load']:.1f}." for name in names]  # fmt: skip
-    return [*text, ""]
+    for name in [name for name in machines if name != DOCUMENTED]:
+        found = lines(machines[name])
+        cells = [line.cells() for line in found]
+        text += [f"### On {name}", "", *table(HEAD, cells), "", *runs(machines[name], found), ""]
+    return text
+
+
+def runs(reports: Reports, found: list[Line]) -> list[str]:
+    """Machine, date and load of every report that has a line."""
+    return [f"- `{name}.json`: {machine_and_load(reports[name])}"
+            for name in dict.fromkeys(line.report for line in found)]  # fmt: skip
 
 
 def main() -> None:
@@ -255,9 +271,8 @@ def main() -> None:
     from rich.table import Table
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--results", type=Path, default=RESULTS)
-    options = parser.parse_args()
-    reports = {n: json.loads((options.results / f"{n}-cpu.json").read_text()) for n in NAMES}
+    parser.add_argument("--machine", choices=measured_machines(), default=DOCUMENTED)
+    reports = reports_of(parser.parse_args().machine)
     shown = Table("what", "against", "target", "measured", "met")
     for line in lines(reports):
         shown.add_row(*line.cells(), style="red" if line.met is False else None)

@@ -5,7 +5,6 @@ Run: python bench/write_docs.py
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from itertools import chain
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import roofline
+from machines import DOCUMENTED, RESULTS, Reports, measured_machines, reports_of
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
 from section_contrast import contrast_section
@@ -40,7 +40,6 @@ from sections import (
 from targets import targets_section
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "bench/results"
 
 
 NAMES = (
@@ -70,18 +69,23 @@ WHOLE_RUNS = {  # on a machine with the time and memory for them
 LATE = (*WHOLE_RUNS, "registry")  # may be missing
 
 
-def load(name: str) -> dict[str, Any]:
-    return json.loads((RESULTS / name).read_text())
+def all_reports() -> tuple[dict[str, Reports], dict[str, dict[str, Any]]]:
+    """Those of CPUs by machine (the documented one first) and name, those of GPUs by path.
+
+    Whole runs that the documented machine lacks are another's.
+    """
+    machines = {name: reports_of(name) for name in measured_machines()}
+    gpus = {f"{name}/gpu.json": found.pop("gpu") for name, found in machines.items()
+            if "gpu" in found}  # fmt: skip
+    machines = {name: found for name, found in machines.items() if found}
+    documented = machines[DOCUMENTED]
+    for found in machines.values():
+        documented |= {name: found[name] for name in LATE if name in found.keys() - documented}
+    return machines, gpus
 
 
-def all_reports() -> tuple[dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
-    """The CPU's by name, and those of GPUs by file name."""
-    found = [name for name in LATE if (RESULTS / f"{name}-cpu.json").exists()]
-    reports = {name: load(f"{name}-cpu.json") for name in (*NAMES, *found)}
-    return reports, {path.name: load(path.name) for path in sorted(RESULTS.glob("gpu-*.json"))}
-
-
-def page(reports: dict[str, dict[str, Any]]) -> list[str]:
+def page(machines: dict[str, Reports]) -> list[str]:
+    reports = machines[DOCUMENTED]
     return [
         "# Benchmarks",
         "",
@@ -92,7 +96,7 @@ def page(reports: dict[str, dict[str, Any]]) -> list[str]:
         "its size with torch and the data loaded; *difference* the largest relative one. What each",
         "op must compute and move: [rooflines](roofline.md).",
         "",
-        *targets_section(reports),
+        *targets_section(machines),
         *(registry_section(reports["registry"]) if "registry" in reports else ()),
         *limits_section(reports),
         *layer_pair_section(reports["layer_pair"]),
@@ -173,9 +177,10 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def main() -> None:
-    reports, gpus = all_reports()
+    machines, gpus = all_reports()
+    reports = machines[DOCUMENTED]
     draw_all(reports, RESULTS)
-    (ROOT / "docs/benchmarks.md").write_text("\n".join(page(reports)))
+    (ROOT / "docs/benchmarks.md").write_text("\n".join(page(machines)))
     (ROOT / "docs/roofline.md").write_text("\n".join(roofline.page(reports, gpus)))
     write_page(ROOT / "docs/latency.md", "latency", latency_section(reports["latency"]))
     write_page(ROOT / "docs/export.md", "serve", serve_section(reports["serve"]))
