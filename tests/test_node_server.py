@@ -5,9 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from abkd_fast import CSRGraph, data, latency, ops
+from abkd_fast import CSRGraph, _neighborhood, data, latency, ops
 from abkd_fast.data import GraphData
-from abkd_fast.latency import server
 from abkd_fast.nn import GAT, GCN, GCNII, MLP, GCNConv, GraphSAGE, SAGEConv
 
 MODELS = {
@@ -209,8 +208,8 @@ def test_rejects():
 
 def test_threads_share_work_tensors(monkeypatch):
     """A search a time needs one tensor of the graph's size, whatever thread asks."""
-    made, real = [], server.unvisited
-    monkeypatch.setattr(server, "unvisited", lambda graph: made.append(1) or real(graph))
+    made, real = [], _neighborhood.unvisited
+    monkeypatch.setattr(_neighborhood, "unvisited", lambda graph: made.append(1) or real(graph))
     serve = latency.NodeServer(GCN(12, 4, 2, 4).double().eval(), hub_data(sparse=False))
     expected = serve(torch.tensor([3]))
     for _ in range(5):

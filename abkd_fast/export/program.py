@@ -13,17 +13,17 @@ from torch.export import Dim
 
 from abkd_fast._checks import check_tensor
 from abkd_fast._csr import Structure
-from abkd_fast.data import GraphData
-from abkd_fast.export.weights import pack, unpack
-from abkd_fast.graph import CSRGraph
-from abkd_fast.latency.server import (
+from abkd_fast._neighborhood import (
     CONVS,
-    Neighbourhood,
+    Neighborhood,
     depth,
     first_input,
     operator,
     operator_name,
 )
+from abkd_fast.data import GraphData
+from abkd_fast.export.weights import pack, unpack
+from abkd_fast.graph import CSRGraph
 from abkd_fast.nn import RGCN, GraphClassifier
 
 _CPU = torch.device("cpu")
@@ -165,7 +165,7 @@ class Program(nn.Module):
         arguments: tuple[Any, ...] = (x, None)
         if rest:
             structure = Structure(rest[0], rest[1], rest[0].numel() - 1)
-            graph = Neighbourhood(structure, rest[2] if len(rest) > 2 else None)
+            graph = Neighborhood(structure, rest[2] if len(rest) > 2 else None)
             if signature.operator:
                 graph._derived[signature.operator] = graph
             arguments = (x, graph, x) if signature.first_hop else (x, graph)

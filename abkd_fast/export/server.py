@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from abkd_fast._checks import check_tensor
+from abkd_fast._neighborhood import Search, feature_rows
 from abkd_fast.data import GraphData
 from abkd_fast.export.files import Exported
-from abkd_fast.latency.server import Search, feature_rows
 
 
 class ExportedServer:

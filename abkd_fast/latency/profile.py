@@ -13,13 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from abkd_fast._neighborhood import CONVS, operator, operator_name
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.inductive import predict
 from abkd_fast.latency.breakdown import Breakdown, breakdown
 from abkd_fast.latency.measure import ENOUGH, compare, evaluating, thread_count, throughput
 from abkd_fast.latency.samples import Measurement
-from abkd_fast.latency.server import CONVS, NodeServer, operator, operator_name
+from abkd_fast.latency.server import NodeServer
 from abkd_fast.latency.subjects import (
     FULL,
     ONE,

@@ -1,0 +1,118 @@
+"""What a model reads of a graph, and the part of it that the scores of some nodes depend on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+
+import torch
+from torch import Tensor, nn
+
+from abkd_fast._checks import check_tensor
+from abkd_fast.data import GraphData
+from abkd_fast.graph import CSRGraph
+from abkd_fast.nn import GCNII, GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv
+from abkd_fast.nn._attention import with_self_loops
+from abkd_fast.nn.sage_conv import _mean
+from abkd_fast.ops.neighborhood import unvisited
+
+CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
+
+
+class Neighborhood(CSRGraph):
+    """The rows of an operator; it is normalised already."""
+
+    def gcn_norm(self) -> CSRGraph:
+        """Itself."""
+        return self
+
+
+def first_input(
+    model: nn.Module, convs: Sequence[nn.Module], data: GraphData, first_hop: bool
+) -> Tensor | CSRGraph:
+    """X, or A_hat X where the model can start from it."""
+    x = data.aggregated_x if first_hop else data.x
+    if first_hop and (not convs or not isinstance(convs[0], GCNConv) or x is None):
+        raise ValueError(
+            "first_hop needs a GCN and features whose A_hat X pays, got "
+            f"{type(model).__name__} on {data!r}"
+        )
+    assert x is not None
+    return x
+
+
+def depth(model: nn.Module, convs: Sequence[nn.Module]) -> int:
+    """How often a forward pass aggregates: a shared layer of a GCNII does so at every depth."""
+    return model.num_layers if isinstance(model, GCNII) else len(convs)
+
+
+def operator_name(convs: Sequence[nn.Module], data: GraphData) -> str:
+    """The name under which graphs keep the matrix that every layer multiplies with."""
+    dtype = data.x.value.dtype if isinstance(data.x, CSRGraph) else data.x.dtype  # type: ignore[union-attr]
+    found = {_reads(conv, dtype) for conv in convs}
+    if len(found) > 1:
+        raise ValueError(
+            "model must have layers that read the same matrix, got "
+            f"{', '.join(sorted(name or 'the graph itself' for name in found))}"
+        )
+    return found.pop() if found else ""
+
+
+def operator(name: str, data: GraphData) -> CSRGraph:
+    """That matrix."""
+    if name == "gcn_norm":
+        return data.graph.gcn_norm()
+    if name == "self_loops":
+        return with_self_loops(data.graph)
+    if not name:
+        return data.graph
+    return _mean(data.graph, torch.float64 if name.endswith("float64") else torch.float32)
+
+
+def _reads(conv: nn.Module, dtype: torch.dtype) -> str:
+    if isinstance(conv, (GCNConv, GCN2Conv)):
+        return "gcn_norm" if conv.normalize else ""
+    if isinstance(conv, SAGEConv):
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        return f"mean-{wide}" if conv.aggr == "mean" else ""
+    return "self_loops" if conv.add_self_loops else ""
+
+
+def feature_rows(x: Tensor | CSRGraph, nodes: Tensor) -> tuple[Tensor, ...]:
+    """Rows ``nodes`` of x, dense or as (rowptr, col, value)."""
+    if isinstance(x, Tensor):
+        return (x.index_select(0, nodes),)
+    assert x.value is not None
+    return torch.ops.abkd_fast.select_rows(x.rowptr, x.col, x.value, nodes)
+
+
+class Search:
+    """Neighbourhoods in a graph, each found in a tensor of its size that is lent to one at a time.
+
+    There are as many of these tensors as there were searches at a time, whatever threads ask.
+    """
+
+    def __init__(self, graph: CSRGraph) -> None:
+        self._graph = graph
+        self._free: SimpleQueue[Tensor] = SimpleQueue()
+        self._free.put(unvisited(graph))
+
+    def __call__(self, nodes: Tensor, hops: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """(n_id, sizes, rowptr, col, value) as :func:`abkd_fast.ops.neighborhood` has them.
+
+        Raises:
+            ValueError: nodes are no int64 vector.
+            RuntimeError: nodes are repeated or unknown.
+        """
+        graph = self._graph
+        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=graph.device)
+        try:
+            work = self._free.get_nowait()
+        except Empty:
+            work = unvisited(graph)
+        try:
+            return torch.ops.abkd_fast.neighborhood(
+                graph.rowptr, graph.col, graph.value, nodes, hops, work
+            )
+        finally:
+            self._free.put(work)  # a search that fails leaves it as it was, too
