@@ -10,7 +10,7 @@ import torch
 from abkd_fast import data, latency
 from abkd_fast._trained import model_path
 from abkd_fast.cli import main
-from abkd_fast.latency.page import print_report, write_report
+from abkd_fast.latency.page import beside_rows, print_report, write_report
 from abkd_fast.latency.subjects import FULL, ONE, WORST
 from abkd_fast.metrics import count_parameters, split_scores
 from abkd_fast.model_file import ModelFile, save_model
@@ -47,6 +47,16 @@ def run(tmp_path_factory):
     report = latency.profile(subjects, graph, samples=20, seconds=0.2, batch=8, clients=(1,))
     write_report(report, folder / "out", "abkd-fast profile <b>")
     return folder, report
+
+
+def test_time_that_is_no_op_is_beside_the_latency(run):
+    _, report = run
+    cells = dict(beside_rows(report))["time in ops of an eager pass"]
+    for cell, model in zip(cells, report["models"], strict=True):
+        spent, whole, calls = re.fullmatch(r"(\S+) of (\S+) ms, (\d+) calls", cell).groups()
+        assert int(calls) == sum(op["calls"] for op in model["ops"]) >= 2
+        assert float(spent) == pytest.approx(sum(op["ms"] for op in model["ops"]), rel=0.01)
+        assert float(whole) == pytest.approx(model["queries"][FULL]["eager"]["p50"], rel=0.01)
 
 
 def test_forms_that_fail_are_left_out_with_the_reason():

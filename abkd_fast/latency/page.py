@@ -12,7 +12,7 @@ from abkd_fast._pages import embed, render
 from abkd_fast._storage import write_atomically
 from abkd_fast.latency.figures import draw, fastest
 from abkd_fast.latency.profile import FORMAT
-from abkd_fast.latency.subjects import ONE
+from abkd_fast.latency.subjects import FULL, ONE
 from abkd_fast.task import METRICS
 
 if TYPE_CHECKING:
@@ -133,12 +133,20 @@ def beside_rows(report: Report) -> list[tuple[str, list[str]]]:
     for what in ("weights", "graph", "features", "activations"):
         rows.append((what, [format_bytes(model["memory_bytes"][what]) for model in models]))
     rows.append(("moved by a full-graph pass (GB/s)", [f"{m['gb_s']:.1f}" for m in models]))
+    rows.append(("time in ops of an eager pass", [_in_ops(model) for model in models]))
     for place, loop in enumerate(_loops(report)):
         cells = [_queries(model["throughput"], place) for model in models]
         plural = "" if loop["clients"] == 1 else "s"
         rows.append((f"nodes a second, {loop['clients']} client{plural}", cells))
     rows.append(("hops of a node query", [str(m["server"].get("hops", NONE)) for m in models]))
     return rows
+
+
+def _in_ops(model: Mapping[str, Any]) -> str:
+    """What is left of the median is spent on calls: modules, checks, Python."""
+    calls, spent = (sum(op[key] for op in model["ops"]) for key in ("calls", "ms"))
+    whole = model["queries"][FULL]["eager"]["p50"]
+    return f"{milliseconds(spent)} of {milliseconds(whole)} ms, {calls} calls"
 
 
 def _loops(report: Report) -> list[Mapping[str, Any]]:
