@@ -56,6 +56,8 @@ bench-peers: $(VENV)/peers
 bench-registry: $(VENV)/peers
 	$(BIN)/abkd-fast bench --memory fastest --no-samples \
 		--out $$($(BIN)/python bench/machines.py)/registry.json
+	$(BIN)/abkd-fast bench --graphs tiny --only '*/float32' --no-samples --keep \
+		--out $$($(BIN)/python bench/machines.py)/registry.json
 	$(BIN)/python bench/write_docs.py
 
 # What the table of targets in docs/benchmarks.md is written from.

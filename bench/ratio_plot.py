@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 from registry.ratios import ratios
+from section_registry import TINY
 
 from abkd_fast.plots import COLORS
 
@@ -18,7 +19,11 @@ TICKS = [0.25, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]
 
 def draw_ratios(reports: dict[str, Report]) -> Figure:
     """A line an op and width; colours are graphs, hollow marks bfloat16."""
-    found = [(ours, peer) for ours, peer in ratios(reports["registry"]) if peer is not None]
+    found = [
+        (ours, peer)
+        for ours, peer in ratios(reports["registry"])
+        if peer is not None and ours["graph"] != TINY
+    ]
     lines = sorted({(row["op"], int(row["width"])) for row, _ in found})
     graphs = list(dict.fromkeys(row["graph"] for row, _ in found))
     figure, axis = plt.subplots(figsize=(8, 1.4 + 0.19 * len(lines)), layout="constrained")

@@ -55,16 +55,26 @@ def test_all_reports_give_their_lines():
 
 
 def row(provider, p50, dtype="float32", **rest):
-    label = "tiny, synthetic"
-    found = {"op": "spmm", "graph": "tiny", "label": label, "width": "16", "dtype": dtype}
+    label = "some, synthetic"
+    found = {"op": "spmm", "graph": "some", "label": label, "width": "16", "dtype": dtype}
     found |= {"spec": f"spmm/{label}/16/{dtype}", "provider": provider, "p50": p50}
     return found | {"gb_s": 4.0, "of_copy": 0.5} | rest
+
+
+def test_tiny_graphs_show_what_a_call_costs_at_the_least_width():
+    pairs = []
+    for width in ("64", "16", "256"):
+        ours, peer = row("abkd_fast", 0.002), row("PyG", 0.5)
+        pairs.append((ours | {"width": width, "p50": int(width) / 1000}, peer))
+    text = "\n".join(section_registry.calls_section(pairs))
+    assert "| spmm | 16 | 16 | PyG | 500 |" in text and "| 64 |" not in text
+    assert section_registry.calls_section([]) == []
 
 
 def test_ratio_is_to_the_fastest_peer_that_was_right():
     names = {"abkd_fast": 2.0, "abkd_fast reference": 1.0, "PyG": 6.0, "torch CSR": 5.0}
     rows = [row(name, ms) for name, ms in names.items()] + [row("abkd_fast", 3.0, "bfloat16")]
-    gone = {"spec": "spmm/tiny/16/float32", "provider": "scipy", "why": "wrong by 0.1"}
+    gone = {"spec": "spmm/some/16/float32", "provider": "scipy", "why": "wrong by 0.1"}
     report = {"rows": rows, "left_out": [gone], "threads": 1, "created": "2000-01-01"}
     report["environment"] = dict.fromkeys(("cpu", "cores", "torch", "python"), "x")
     report["environment"] |= {"threads": 1, "load": 0.5}
