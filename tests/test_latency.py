@@ -201,6 +201,14 @@ def test_flat_forward_gives_the_models_scores(digits):
         assert torch.equal(call(), call())
 
 
+def test_flat_forward_is_the_first_to_read_a_graph():
+    fresh = data.load("digits")
+    model = GCNII(64, 8, 3, 10).eval()
+    call = latency.flat_forward(model, fresh)
+    with torch.no_grad():
+        torch.testing.assert_close(call(), model(fresh.x, fresh.graph))
+
+
 def test_flat_forward_reads_features_that_change(digits):
     """A GCN could start from A_hat X, which is known: a pass from X on must not."""
     torch.manual_seed(0)
