@@ -145,6 +145,44 @@ def test_strides_do_not_matter(case):
     assert torch.equal(*dx)
 
 
+@pytest.mark.parametrize("weighted", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_four_features_over_thousands_of_short_rows(dtype, weighted):
+    degrees = torch.randint(0, 9, (9_000,))  # taken by degree, in blocks; the last is not full
+    degrees[[0, 4_000, 8_999]] = torch.tensor([1_500, 40, 1_025])  # one chunk of a row, several
+    rowptr = torch.cat([torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)])
+    edges = int(rowptr[-1])
+    weight = torch.rand(edges, dtype=dtype) if weighted else None
+    graph = CSRGraph.from_csr(rowptr, torch.randint(0, 700, (edges,)), weight, 700)
+    tensors, rest = leaves(graph, *LAYERS["gcnii-narrow"], dtype)
+    exact_graph = graph.to(dtype=torch.float64) if weighted else graph
+    exact = results(reference.conv, exact_graph, cast(tensors, torch.float64), rest)
+    plain = results(reference.conv, graph, tensors, rest)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3, 1):
+            torch.set_num_threads(count)
+            found.append(results(conv, graph, tensors, rest))
+    finally:
+        torch.set_num_threads(threads)
+    for what, a, b, c in zip(labels(tensors), found[0], exact, plain, strict=True):
+        assert_no_worse(a, b, c, what)
+    for other in (*found[1:], results(conv, wide_indices(graph), tensors, rest)):
+        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+
+
+def test_nan_passes_a_layer_of_four_features():
+    graph = random_graph(40, mean_degree=3, seed=1)
+    x = torch.randn(40, 4)
+    node = int(graph.col[0])
+    x[node, 2] = torch.nan
+    readers = torch.zeros(40, dtype=torch.bool)
+    readers[graph.row()[graph.col == node]] = True
+    out, sums = conv(graph, x, torch.randn(4, 4), act="relu")
+    assert torch.equal(out.isnan().all(1), readers) and torch.equal(out.isnan().any(1), readers)
+    assert sums.isnan().all()
+
+
 @pytest.mark.parametrize("order", ["aggregate_first", "transform_first"])
 def test_nan_passes_relu_and_its_gradient(order):
     graph = random_graph(40, mean_degree=3, seed=1)
@@ -165,12 +203,13 @@ def test_no_features_at_all():
     assert torch.autograd.grad((out.sum() + sums.sum()), x)[0].shape == (5, 0)
 
 
-def test_column_sums_are_added_in_float64():
+@pytest.mark.parametrize("width, weight", [(3, None), (3, torch.eye(3)), (4, torch.eye(4))])
+def test_column_sums_are_added_in_float64(width, weight):
     n = 300_000
     graph = CSRGraph.from_csr(torch.arange(n + 1), torch.arange(n))
-    _, sums = conv(graph, torch.full((n, 3), 1.1), None)
-    exact = n * float(torch.tensor(1.1))
-    torch.testing.assert_close(sums.double(), torch.full((3,), exact).double(), rtol=1e-6, atol=0)
+    _, sums = conv(graph, torch.full((n, width), 1.1), weight)
+    exact = torch.full((width,), n * float(torch.tensor(1.1)), dtype=torch.float64)
+    torch.testing.assert_close(sums.double(), exact, rtol=1e-6, atol=0)
 
 
 def op_arguments(case):

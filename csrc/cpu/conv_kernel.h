@@ -88,6 +88,10 @@ void add_outer(int64_t m, int64_t n, int64_t rows, const T* a, const T* b, T* c)
 
 template <typename T>
 void conv_rows(const ConvPass& pass, const ConvPartial& to, int64_t begin, int64_t end) {
+  if (is_square(pass, to)) {
+    square_rows<T>(pass, to, begin, end);
+    return;
+  }
   const int64_t widest = pass.features_width > pass.width ? pass.features_width : pass.width;
   const int64_t step = conv_block_rows(widest * sizeof(T));
   T* scratch = static_cast<T*>(to.scratch);

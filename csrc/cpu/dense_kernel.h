@@ -8,6 +8,8 @@
 #include "mix.h"
 #include "column_kernel.h"
 #include "narrow_kernel.h"
+#include "sum_kernel.h"
+#include "square_kernel.h"
 #include "conv_kernel.h"
 #include "fresh_lanes.h"
 #include "lane_tree.h"

@@ -23,7 +23,7 @@ constexpr int64_t kChunk = 1024;
 struct SumSchedule {
   int64_t edges = 0;
   int64_t ahead = 0;       // prefetch the sources of edges so far on; 0: none
-  bool pairs = false;      // rows are long enough for two edges at a time
+  bool pairs = false;      // rows are long enough for several edges at a time
   bool by_degree = false;  // many short rows and x in cache
 };
 

@@ -32,30 +32,39 @@ struct NarrowLayer {
   int64_t k;
   const Vec<T, W>* factors;  // k rows
   Vec<T, W> shift;
-  T lowest;
+  Vec<T, W> lowest;
 };
 
-// R rows; `spills` of them may write into the row behind.
-template <typename T, int W, int R>
-inline void narrow_tile(const NarrowLayer<T, W>& layer, const T* a, T* out, int64_t spills,
-                        Vec<T, W>* total) {
+// R rows, a power of two; returns their sum. The last row may spill into the one behind, or not
+// where it is the last of all.
+template <typename T, int W, int R, bool SPILLS>
+inline Vec<T, W> narrow_tile(const NarrowLayer<T, W>& layer, const T* a, T* out) {
   using V = Vec<T, W>;
-  V acc[R] = {};
+  V acc[R];
+  for (int r = 0; r < R; ++r) {
+    acc[r] = layer.shift;
+  }
   for (int64_t p = 0; p < layer.k; ++p) {
     for (int r = 0; r < R; ++r) {
       acc[r] += a[r * layer.k + p] * layer.factors[p];
     }
   }
   for (int r = 0; r < R; ++r) {
-    const V z = acc[r] + layer.shift;
-    const V kept = z < layer.lowest ? V{} + layer.lowest : z;  // NaN stays
-    *total += kept;
-    if (r < spills) {
-      Store<W>::to(out + r * layer.n, kept);
+    acc[r] = acc[r] < layer.lowest ? layer.lowest : acc[r];  // NaN stays
+  }
+  for (int r = 0; r < R; ++r) {
+    if (SPILLS || r + 1 < R) {
+      Store<W>::to(out + r * layer.n, acc[r]);
     } else {
-      memcpy(out + r * layer.n, &kept, layer.n * sizeof(T));
+      memcpy(out + r * layer.n, &acc[r], layer.n * sizeof(T));
     }
   }
+  for (int half = R / 2; half >= 1; half /= 2) {
+    for (int r = 0; r < half; ++r) {
+      acc[r] += acc[r + half];
+    }
+  }
+  return acc[0];
 }
 
 // out = act(a b + bias), sums (or null) += out: a [m, k], b [k, n], n <= W <= 2 n.
@@ -64,24 +73,28 @@ void narrow_product(int64_t m, int64_t n, int64_t k, const T* a, const T* b, con
                     T lowest, T* out, double* sums) {
   using V = Vec<T, W>;
   constexpr int kRows = 8;
+  static_assert(kColumnRows % kRows == 0, "sums are added up after whole tiles");
   V factors[kNarrowDepth];
   for (int64_t p = 0; p < k; ++p) {
     factors[p] = load_row<T, W>(b + p * n, n);
   }
   const V shift = bias == nullptr ? V{} : load_row<T, W>(bias, n);
-  const NarrowLayer<T, W> layer = {n, k, factors, shift, lowest};
+  const NarrowLayer<T, W> layer = {n, k, factors, shift, V{} + lowest};
   NarrowSums<T, W> columns = {sums};
-  int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) {
-    narrow_tile<T, W, kRows>(layer, a + i * k, out + i * n, m - 1 - i, &columns.total);
-    if ((i + kRows) % kColumnRows == 0) {
-      columns.flush(n);
+  for (int64_t start = 0; start < m; start += kColumnRows) {
+    const int64_t stop = start + kColumnRows < m ? start + kColumnRows : m;
+    int64_t i = start;
+    for (; i + kRows <= stop && i + kRows < m; i += kRows) {
+      columns.total += narrow_tile<T, W, kRows, true>(layer, a + i * k, out + i * n);
     }
+    for (; i < stop && i + 1 < m; ++i) {
+      columns.total += narrow_tile<T, W, 1, true>(layer, a + i * k, out + i * n);
+    }
+    if (i < stop) {
+      columns.total += narrow_tile<T, W, 1, false>(layer, a + i * k, out + i * n);
+    }
+    columns.flush(n);
   }
-  for (; i < m; ++i) {
-    narrow_tile<T, W, 1>(layer, a + i * k, out + i * n, m - 1 - i, &columns.total);
-  }
-  columns.flush(n);
 }
 
 // c [m, n] += a^T b over `rows` rows of a [rows, m] and b [rows, n], n <= W <= 2 n.

@@ -95,6 +95,27 @@ inline Vec<Acc<T>, W> pair_sum(const Edges<T, I>& edges) {
   return even + odd;
 }
 
+// The same, four at a time, for rows by degree: the end of their loops is foreseen.
+template <typename T, typename I, int W, bool WEIGHTED>
+inline Vec<Acc<T>, W> four_sums(const Edges<T, I>& edges) {
+  using V = Vec<Acc<T>, W>;
+  V sums[4] = {};
+  const auto add = [&](int64_t e, V* sum) {
+    const V v = Load<W>::of(edges.x + static_cast<int64_t>(edges.col[e]) * edges.width);
+    *sum += WEIGHTED ? edges.value[e] * v : v;
+  };
+  int64_t e = 0;
+  for (; e + 4 <= edges.count; e += 4) {
+    for (int k = 0; k < 4; ++k) {
+      add(e + k, &sums[k]);
+    }
+  }
+  for (; e < edges.count; ++e) {
+    add(e, &sums[0]);
+  }
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
 template <typename T>
 inline Acc<T> divisor_of(const SpmmArgs& args, int64_t degree) {
   return args.mean && degree > 1 ? static_cast<Acc<T>>(degree) : 1;
@@ -178,7 +199,8 @@ inline void sum_tile(const SpmmArgs& args, int64_t i, int64_t start, int64_t las
   const Edges<T, I> edges = edges_of<T, I>(args, first, first + degree, start);
   V acc[N] = {};
   if (N == 1 && args.schedule.pairs && args.schedule.ahead == 0) {
-    acc[0] = pair_sum<T, I, W, WEIGHTED>(edges);
+    acc[0] = args.schedule.by_degree ? four_sums<T, I, W, WEIGHTED>(edges)
+                                     : pair_sum<T, I, W, WEIGHTED>(edges);
   } else {
     add_edges<T, I, W, N, WEIGHTED>(edges, last, acc);
   }
@@ -190,37 +212,51 @@ inline void sum_tile(const SpmmArgs& args, int64_t i, int64_t start, int64_t las
 }
 
 // order[0..count) = the rows of [begin, begin + count) by degree, as offsets from `begin`. Degrees
-// of kLongest and more count as one.
+// of kLongest and more count as one. Four parts of the rows are counted and placed side by side:
+// rows of one degree in a row would wait for each other's slot.
 template <typename Id>
 inline void order_rows(const Id* rowptr, int64_t begin, int64_t count, uint8_t* order) {
   constexpr int kLongest = 16;
-  int32_t slot[kLongest + 2] = {};
+  constexpr int kParts = 4;
   uint8_t degrees[kOrdered];
   for (int64_t r = 0; r < count; ++r) {
     const int64_t degree = rowptr[begin + r + 1] - rowptr[begin + r];
     degrees[r] = static_cast<uint8_t>(degree < kLongest ? degree : kLongest);
-    ++slot[degrees[r] + 1];
   }
-  for (int d = 1; d <= kLongest; ++d) {
-    slot[d] += slot[d - 1];
+  uint16_t slot[kParts][kLongest + 1] = {};
+  const int64_t part = count / kParts;
+  const auto each_row = [&](const auto& visit) {
+    for (int64_t r = 0; r < part; ++r) {
+      for (int p = 0; p < kParts; ++p) {
+        visit(p * part + r, &slot[p][degrees[p * part + r]]);
+      }
+    }
+    for (int64_t r = kParts * part; r < count; ++r) {
+      visit(r, &slot[kParts - 1][degrees[r]]);
+    }
+  };
+  each_row([](int64_t, uint16_t* found) { ++*found; });
+  uint16_t next = 0;
+  for (int d = 0; d <= kLongest; ++d) {
+    for (int p = 0; p < kParts; ++p) {
+      const uint16_t found = slot[p][d];
+      slot[p][d] = next;
+      next = static_cast<uint16_t>(next + found);
+    }
   }
-  for (int64_t r = 0; r < count; ++r) {
-    order[slot[degrees[r]]++] = static_cast<uint8_t>(r);
-  }
+  each_row([&](int64_t r, uint16_t* at) { order[(*at)++] = static_cast<uint8_t>(r); });
 }
 
-// Rows [begin, end), one vector each, in blocks that are taken by degree: where rows are short and
-// x is near, the mispredicted end of a row's loop costs as much as its sum.
-template <typename T, typename I, int W, bool WEIGHTED>
-__attribute__((noinline)) void sum_by_degree(const SpmmArgs& args, int64_t begin, int64_t end,
-                                             int64_t start) {
-  const Id<I>* rowptr = static_cast<const Id<I>*>(args.csr.rowptr);
+// visit(i) for rows [begin, end) in blocks that are taken by degree: where rows are short and x is
+// near, the mispredicted end of a row's loop costs as much as its sum.
+template <typename Id, typename Visit>
+inline void visit_by_degree(const Id* rowptr, int64_t begin, int64_t end, const Visit& visit) {
   uint8_t order[kOrdered];
   for (int64_t i = begin; i < end; i += kOrdered) {
     const int64_t count = end - i < kOrdered ? end - i : kOrdered;
     order_rows(rowptr, i, count, order);
     for (int64_t r = 0; r < count; ++r) {
-      sum_tile<T, I, W, 1, WEIGHTED>(args, i + order[r], start, 0);
+      visit(i + order[r]);
     }
   }
 }
@@ -229,7 +265,8 @@ __attribute__((noinline)) void sum_by_degree(const SpmmArgs& args, int64_t begin
 template <typename T, typename I, int W, int N, bool WEIGHTED>
 void sum_tiles(const SpmmArgs& args, int64_t begin, int64_t end, int64_t start, int64_t last) {
   if (N == 1 && args.schedule.by_degree) {
-    sum_by_degree<T, I, W, WEIGHTED>(args, begin, end, start);
+    visit_by_degree(static_cast<const Id<I>*>(args.csr.rowptr), begin, end,
+                    [&](int64_t i) { sum_tile<T, I, W, 1, WEIGHTED>(args, i, start, 0); });
     return;
   }
   for (int64_t i = begin; i < end; ++i) {
