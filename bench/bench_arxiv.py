@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import earlier_runs, machine_limits, write_json
+from harness import machine_limits, run_of, write_json
 from machines import result
 from phases import in_phase, phase
 from torch import Tensor, nn
@@ -136,7 +136,7 @@ def main() -> None:
     if options.resume:
         report = json.loads(options.out.read_text())
         found = {name: report[name] for name in found}
-        about["earlier"] = earlier_runs(report)
+        about["earlier"] = [*report.get("earlier", []), run_of(report)]
     for rows in measure(options, found):
         write_json(options.out, **about, **rows)
 

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 from errors import largest
-from harness import check_kept, earlier_runs, write_json
+from harness import check_kept, kept_rows, write_json
 from machines import result
 from peers import pyg
 from peers.pyg_queries import MODELS, by_loader, by_subgraph, normalised
@@ -198,8 +198,8 @@ def main() -> None:
         fresh = {(row["dataset"], row["model"]) for row in rows}
         kept = [row for row in kept if (row["dataset"], row["model"]) not in fresh]
         new += rows
+        kept, earlier = kept_rows(before, kept) if kept else ([], [])
         together = sorted(kept + new, key=lambda row: order[row["dataset"], row["model"]])
-        earlier = earlier_runs(before if kept else None)
         write_json(options.out, threads=options.threads, rows=together, earlier=earlier)
 
 

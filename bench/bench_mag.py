@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from harness import earlier_runs, machine_limits, write_json
+from harness import machine_limits, run_of, write_json
 from machines import result
 from peers.pyg_rgcn import PygRGCN
 from phases import in_phase, phase
@@ -229,7 +229,8 @@ def main() -> None:
     found = {}
     if options.resume:
         report = json.loads(options.out.read_text())
-        found, about["earlier"] = report["phases"], earlier_runs(report)
+        found = report["phases"]
+        about["earlier"] = [*report.get("earlier", []), run_of(report)]
     for phases in measure(options, found):
         write_json(options.out, **about, phases=phases)
 

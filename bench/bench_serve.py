@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from harness import check_kept, earlier_runs, write_json
+from harness import check_kept, kept_rows, write_json
 from machines import result
 from torch import Tensor, nn
 
@@ -113,8 +113,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             new += [row_of(name, spec, options, Path(folder)) for spec in CASES[name]]
         kept = [row for row in kept if row["dataset"] != name]
+        kept, earlier = kept_rows(before, kept) if kept else ([], [])
         together = sorted(kept + new, key=lambda row: list(CASES).index(row["dataset"]))
-        earlier = earlier_runs(before if kept else None)
         write_json(options.out, threads=options.threads, rows=together, earlier=earlier)
 
 

@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,6 +29,7 @@ ALLOCATORS = {
     },
 }
 
+Row = dict[str, Any]
 COPIES_MB = (1, 4, 16, 64, 1024)
 
 
@@ -192,17 +193,28 @@ def write_json(path: Path, **content: Any) -> None:
 
 def check_kept(before: Mapping[str, Any], threads: int) -> None:
     """Raise ValueError where rows of a report cannot stand beside those of a run."""
-    if before["threads"] != threads:
-        raise ValueError(
-            f"a report whose rows are kept must have the threads of this run, {threads}, got "
-            f"{before['threads']}; give this run another --out, or set OMP_NUM_THREADS"
-        )
+    then, now = before["environment"]["cpu"], environment()["cpu"]
+    for what, there, here in (("threads", before["threads"], threads), ("processor", then, now)):
+        if there != here:
+            raise ValueError(
+                f"a report whose rows are kept must have the {what} of this run, {here}, got "
+                f"{there}; give this run another --out"
+            )
 
 
-def earlier_runs(report: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Date, commit and load of the runs whose rows a report has; for the one that keeps them."""
-    if report is None:
-        return []
+def kept_rows(before: Mapping[str, Any], rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
+    """Rows that a report keeps, each with the date of its run; and these runs, but for the next.
+
+    A run is its date, commit and load.
+    """
+    last = run_of(before)
+    dated = [{"run": last["created"], **row} for row in rows]
+    dates = {row["run"] for row in dated}
+    runs = [*before.get("earlier", []), last]
+    return dated, [run for run in runs if run["created"] in dates]
+
+
+def run_of(report: Mapping[str, Any]) -> Row:
+    """Date, commit and load of the run that wrote a report."""
     found = report["environment"]
-    last = {"created": report["created"], "commit": found.get("commit"), "load": found["load"]}
-    return [*report.get("earlier", []), last]
+    return {"created": report["created"], "commit": found.get("commit"), "load": found["load"]}

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from abkd_fast import metrics
 from abkd_fast._checkout import find_checkout
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +139,8 @@ def test_reports_of_other_threads_are_an_error():
 
 
 def test_cases_that_are_not_timed_again_are_kept():
-    header = {"created": "2026-01-02", "environment": {"commit": "abc", "load": 0.5}, "threads": 2}
+    about = {"commit": "abc", "load": 0.5, "cpu": metrics.environment()["cpu"]}
+    header = {"created": "2026-01-02", "environment": about, "threads": 2}
     before = report(spmm=1.0, conv=2.0) | header
     both = with_kept(report(spmm=3.0), before)
     assert [(row["spec"], row["p50"]) for row in both["rows"]] == [
@@ -146,9 +148,16 @@ def test_cases_that_are_not_timed_again_are_kept():
         ("spmm/pubmed/64/float32", 3.0),
     ]
     assert both["earlier"] == [{"created": "2026-01-02", "commit": "abc", "load": 0.5}]
+    assert [row.get("run") for row in both["rows"]] == ["2026-01-02", None]
     assert "earlier" not in with_kept(report(spmm=3.0, conv=1.0), before)
+    later = both | header | {"created": "2026-01-03"}
+    again = with_kept(report(conv=4.0), later)  # of the first run nothing is left
+    assert [run["created"] for run in again["earlier"]] == ["2026-01-03"]
     with pytest.raises(ValueError, match="the threads of this run, 1, got 2"):
         check_kept(before, 1)
+    about["cpu"] = "another"
+    with pytest.raises(ValueError, match="the processor of this run, .*, got another"):
+        check_kept(before, 2)
 
 
 @pytest.mark.parametrize(

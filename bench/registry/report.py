@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from harness import child, earlier_runs
+from harness import child, kept_rows
 from limits import copy_rate
 from rich.console import Console
 from rich.table import Table
@@ -67,8 +67,9 @@ def with_kept(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
             for name in ("rows", "left_out")}  # fmt: skip
     if not any(kept.values()):
         return found
-    joined = {name: rows + found[name] for name, rows in kept.items()}
-    return found | joined | {"earlier": earlier_runs(before)}
+    rows, runs = kept_rows(before, kept["rows"])
+    joined = {"rows": rows + found["rows"], "left_out": kept["left_out"] + found["left_out"]}
+    return found | joined | {"earlier": runs}
 
 
 def add_memory(rows: list[Row], bench: Path) -> None:
