@@ -184,6 +184,13 @@ def test_breakdown_of_any_callable():
     assert moved["empty_like"] == 0
 
 
+def test_breakdown_counts_what_an_op_writes_and_does_not_return():
+    rows = [torch.randn(100, 100) for _ in range(2)]
+    found = latency.breakdown(lambda: torch._foreach_mul_(rows, 0.5), repeats=2)
+    (cost,) = [cost for cost in found.calls if cost.op.startswith("_foreach_mul_")]
+    assert cost.moved == 2 * 2 * 40_000  # read and written
+
+
 def test_breakdown_counts_a_row_for_every_edge_of_attention(digits):
     conv = GATConv(64, 8, heads=2, add_self_loops=False).eval()
     found = latency.breakdown(conv, lambda: conv(digits.x, digits.graph), repeats=2)

@@ -172,7 +172,7 @@ class _Watch(TorchDispatchMode):
         written = self._follow(given, made)
         name = str(func).removesuffix(".default").removeprefix("aten.")
         if func._schema.is_mutable:  # in place, or into out
-            written = made
+            written = _mutated(func, args, kwargs or {})
         read = [leaf for leaf in given if not any(leaf is out for out in _outs(kwargs))]
         moved = 0
         if written and name not in _UNWRITTEN:
@@ -206,6 +206,16 @@ def _gathered(func: Any, args: tuple[Any, ...]) -> int:
         width = args[4].size(1)  # x W is written, then gathered
         return (edges + x.size(0)) * width * x.element_size()
     return edges * x[:1].nbytes - x.nbytes
+
+
+def _mutated(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
+    """The arguments that an op writes to, whether it returns them or not."""
+    found = []
+    for place, argument in enumerate(func._schema.arguments):
+        given = args[place] if place < len(args) else kwargs.get(argument.name)
+        if argument.is_write:
+            found += [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+    return found
 
 
 def _outs(kwargs: dict[str, Any] | None) -> list[Tensor]:
