@@ -16,9 +16,10 @@ no faster than the integer steps once it rounds subnormals as torch does."""
 SHORT_ROWS = """\
 Graphs of many short rows (fewer than 8 edges on average; p2p-Gnutella31, PubMed) whose features
 take 8 MB or less are taken in blocks of 256 rows by degree: the end of a row's loop is what such
-rows cost, and is then predicted. Tried on p2p-Gnutella31 without gain: prefetching, four edges at
-a time with masks, a switch on the degree, one loop over all edges without branches. On longer
-rows and larger features the order breaks the streams of columns and weights."""
+rows cost, and is then predicted; the sort counts four parts of a block side by side, and the edges
+of a row go into four sums. Tried on p2p-Gnutella31 without gain: prefetching, four edges at a time
+with masks, a switch on the degree, one loop over all edges without branches. On longer rows and
+larger features the order breaks the streams of columns and weights."""
 GROWTH = """\
 *4 KB pages*: features as torch allocates them; *2 MB pages*: what `THP_MEM_ALLOC_ENABLE=1` makes
 torch ask for, and what outputs of our ops of 4 MB or more have; *local*: the same with sources in
