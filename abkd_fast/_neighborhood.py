@@ -19,7 +19,7 @@ from abkd_fast.ops.neighborhood import unvisited
 CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
 
 
-class Neighborhood(CSRGraph):
+class OperatorRows(CSRGraph):
     """The rows of an operator; it is normalised already."""
 
     def gcn_norm(self) -> CSRGraph:

@@ -203,11 +203,13 @@ def check_kept(before: Mapping[str, Any], threads: int) -> None:
 
 
 def kept_rows(before: Mapping[str, Any], rows: Iterable[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows that a report keeps, each with the date of its run; and these runs, but for the next.
+    """Rows that a report keeps, each with the date of its run; and these runs.
 
-    A run is its date, commit and load.
+    A run is its date, commit and load. Reports of several runs whose rows name none stay so.
     """
-    last = run_of(before)
+    last, rows = run_of(before), list(rows)
+    if before.get("earlier") and not any("run" in row for row in before["rows"]):
+        return rows, [*before["earlier"], last]
     dated = [{"run": last["created"], **row} for row in rows]
     dates = {row["run"] for row in dated}
     runs = [*before.get("earlier", []), last]

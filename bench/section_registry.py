@@ -48,8 +48,8 @@ def registry_section(report: dict[str, Any]) -> list[str]:
         "",
         *table(head, [line(ours, peer, memory) for ours, peer in found if ours["graph"] != TINY]),
         "",
-        *calls_section([pair for pair in found if pair[0]["graph"] == TINY]),
         *(["Not timed:", "", *left_out, ""] if left_out else []),
+        *calls_section([pair for pair in found if pair[0]["graph"] == TINY]),
     ]
 
 
@@ -67,8 +67,8 @@ def calls_section(found: list[tuple[Row, Row | None]]) -> list[str]:
     return [
         "### What a call costs",
         "",
-        "The same on 500 nodes (synthetic R-MAT), where checks, dispatch and allocation are most",
-        "of the time: medians in microseconds of a call, with *+gradient* of forward and backward.",
+        "The same on 500 nodes (synthetic), where checks, dispatch and allocation are most of the",
+        "time: medians in microseconds of a call, with *+gradient* of forward and backward.",
         "",
         *table(["op", "width", "ours, us", "fastest peer", "its us"], cells),
         "",

@@ -2,8 +2,9 @@
 
     python bench/targets.py [--machine amd-epyc-2-cores]
 
-Prints the table that bench/write_docs.py puts into docs/benchmarks.md. Every ratio is one of two
-sides that took turns in one run. `make bench-targets` measures all of it again.
+Prints this machine's table where it has results, else that of the machine that the docs show.
+bench/write_docs.py puts all of them into docs/benchmarks.md. Every ratio is one of two sides that
+took turns in one run. `make bench-targets` measures all of it again.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from limits import copy_rate
-from machines import DOCUMENTED, Reports, measured_machines, reports_of
+from machines import DOCUMENTED, Reports, measured_machines, reports_of, this_machine
 from plots import best_ratio
 from section_latency import TEACHERS
 from section_latency import ratio as latency_ratio
@@ -255,6 +256,8 @@ def targets_section(machines: dict[str, Reports]) -> list[str]:
             text += ["", *([WHERE[name], ""] if name in WHERE else [])]
     for name in [name for name in machines if name != DOCUMENTED]:
         found = lines(machines[name])
+        if not found:
+            continue
         cells = [line.cells() for line in found]
         text += [f"### On {name}", "", *table(HEAD, cells), "", *runs(machines[name], found), ""]
     return text
@@ -271,7 +274,8 @@ def main() -> None:
     from rich.table import Table
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--machine", choices=measured_machines(), default=DOCUMENTED)
+    default = this_machine() if this_machine() in measured_machines() else DOCUMENTED
+    parser.add_argument("--machine", choices=measured_machines(), default=default)
     reports = reports_of(parser.parse_args().machine)
     shown = Table("what", "against", "target", "measured", "met")
     for line in lines(reports):

@@ -70,22 +70,23 @@ LATE = (*WHOLE_RUNS, "registry")  # may be missing
 
 
 def all_reports() -> tuple[dict[str, Reports], dict[str, dict[str, Any]]]:
-    """Those of CPUs by machine (the documented one first) and name, those of GPUs by path.
-
-    Whole runs that the documented machine lacks are another's.
-    """
+    """Those of CPUs by machine (the documented one first) and name, those of GPUs by path."""
     machines = {name: reports_of(name) for name in measured_machines()}
     gpus = {f"{name}/gpu.json": found.pop("gpu") for name, found in machines.items()
             if "gpu" in found}  # fmt: skip
-    machines = {name: found for name, found in machines.items() if found}
-    documented = machines[DOCUMENTED]
+    return {name: found for name, found in machines.items() if found}, gpus
+
+
+def documented(machines: dict[str, Reports]) -> Reports:
+    """The documented machine's; whole runs that it lacks are another's."""
+    reports = dict(machines[DOCUMENTED])
     for found in machines.values():
-        documented |= {name: found[name] for name in LATE if name in found.keys() - documented}
-    return machines, gpus
+        reports |= {name: found[name] for name in LATE if name in found.keys() - reports.keys()}
+    return reports
 
 
 def page(machines: dict[str, Reports]) -> list[str]:
-    reports = machines[DOCUMENTED]
+    reports = documented(machines)
     return [
         "# Benchmarks",
         "",
@@ -178,7 +179,7 @@ def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
 
 def main() -> None:
     machines, gpus = all_reports()
-    reports = machines[DOCUMENTED]
+    reports = documented(machines)
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(machines)))
     (ROOT / "docs/roofline.md").write_text("\n".join(roofline.page(reports, gpus)))

@@ -14,7 +14,7 @@ LAYERS = {
     "gcn-aggregate-first": (20, 16, {"order": "aggregate_first", "act": "relu"}),
     "gcnii": (33, 33, {"residual": 0.1, "beta": 0.3, "act": "relu", "p": 0.5}),
     "gcnii-narrow": (4, 4, {"residual": 0.4, "beta": 0.7, "act": "relu"}),
-    "gcn-square": (4, 4, {"bias": True, "p": 0.3}),
+    "gcn-square": (4, 4, {"bias": True, "p": 0.3, "order": "aggregate_first"}),
     "gcnii-plain": (64, 64, {"residual": 0.1, "beta": 0.05, "bias": True}),
     "identity-mix": (16, 16, {"beta": 0.3, "p": 0.2, "act": "relu"}),
     "one": (1, 1, {"residual": 0.5, "beta": 0.2, "act": "relu"}),

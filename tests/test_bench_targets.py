@@ -44,13 +44,13 @@ def test_missed_ratio_says_what_it_would_take():
 def test_all_reports_give_their_lines():
     machines = {name: reports_of(name) for name in measured_machines()}
     found = targets.lines(machines[DOCUMENTED])
-    assert {line.report for line in found} == {
-        "layer_pair", "step", "conv", "spmm", "latency", "growth", "growth_ops"
-    }  # fmt: skip
     text = "\n".join(targets.targets_section(machines))
     missed = [line for line in found if line.met is False]
     assert all(targets.reason(line) in text for line in missed)
     everywhere = [line for reports in machines.values() for line in targets.lines(reports)]
+    assert {line.report for line in everywhere} == {
+        "layer_pair", "step", "conv", "spmm", "latency", "growth", "growth_ops"
+    }  # fmt: skip
     assert text.count("| no |") == sum(line.met is False for line in everywhere)
 
 
@@ -63,11 +63,11 @@ def row(provider, p50, dtype="float32", **rest):
 
 def test_tiny_graphs_show_what_a_call_costs_at_the_least_width():
     pairs = []
-    for width in ("64", "16", "256"):
+    for width in ("64", "4", "16"):
         ours, peer = row("abkd_fast", 0.002), row("PyG", 0.5)
         pairs.append((ours | {"width": width, "p50": int(width) / 1000}, peer))
     text = "\n".join(section_registry.calls_section(pairs))
-    assert "| spmm | 16 | 16 | PyG | 500 |" in text and "| 64 |" not in text
+    assert "| spmm | 4 | 4 | PyG | 500 |" in text and "| 16 |" not in text
     assert section_registry.calls_section([]) == []
 
 
@@ -75,13 +75,17 @@ def test_ratio_is_to_the_fastest_peer_that_was_right():
     names = {"abkd_fast": 2.0, "abkd_fast reference": 1.0, "PyG": 6.0, "torch CSR": 5.0}
     rows = [row(name, ms) for name, ms in names.items()] + [row("abkd_fast", 3.0, "bfloat16")]
     gone = {"spec": "spmm/some/16/float32", "provider": "scipy", "why": "wrong by 0.1"}
+    rows += [row(name, 0.02) | {"graph": "tiny", "spec": "of a call"} for name in names]
     report = {"rows": rows, "left_out": [gone], "threads": 1, "created": "2000-01-01"}
     report["environment"] = dict.fromkeys(("cpu", "cores", "torch", "python"), "x")
     report["environment"] |= {"threads": 1, "load": 0.5}
-    (ours, peer), (_, missing) = ratios(report)
+    (ours, peer), (_, missing), _ = ratios(report)
     assert (ours["p50"], peer["provider"], missing) == (2.0, "torch CSR", None)
-    text = "\n".join(section_registry.registry_section(report))
+    text, calls = "\n".join(section_registry.registry_section(report)).split(
+        "### What a call costs"
+    )
     assert "| torch CSR | 2.5x |" in text and "scipy: wrong by 0.1" in text
+    assert "| 1.0x |" not in text and "| spmm | 16 | 20 | PyG | 20 |" in calls
     figure = draw_ratios({"registry": report})
     (dot,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     assert dot.get_xdata()[0] == 2.5

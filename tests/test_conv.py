@@ -178,7 +178,7 @@ def test_nan_passes_a_layer_of_four_features():
     x[node, 2] = torch.nan
     readers = torch.zeros(40, dtype=torch.bool)
     readers[graph.row()[graph.col == node]] = True
-    out, sums = conv(graph, x, torch.randn(4, 4), act="relu")
+    out, sums = conv(graph, x, torch.randn(4, 4), act="relu", order="aggregate_first")
     assert torch.equal(out.isnan().all(1), readers) and torch.equal(out.isnan().any(1), readers)
     assert sums.isnan().all()
 
@@ -207,7 +207,8 @@ def test_no_features_at_all():
 def test_column_sums_are_added_in_float64(width, weight):
     n = 300_000
     graph = CSRGraph.from_csr(torch.arange(n + 1), torch.arange(n))
-    _, sums = conv(graph, torch.full((n, width), 1.1), weight)
+    order = None if weight is None else "aggregate_first"
+    _, sums = conv(graph, torch.full((n, width), 1.1), weight, order=order)
     exact = torch.full((width,), n * float(torch.tensor(1.1)), dtype=torch.float64)
     torch.testing.assert_close(sums.double(), exact, rtol=1e-6, atol=0)
 

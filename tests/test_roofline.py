@@ -25,7 +25,7 @@ SIZES = [
 def reports():
     """All machines', the documented one's, GPUs'."""
     machines, gpus = write_docs.all_reports()
-    return machines, machines[write_docs.DOCUMENTED], gpus
+    return machines, write_docs.documented(machines), gpus
 
 
 @pytest.mark.parametrize("sizes", SIZES, ids=lambda sizes: f"N={sizes['N']}")

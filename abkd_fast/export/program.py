@@ -15,7 +15,7 @@ from abkd_fast._checks import check_tensor
 from abkd_fast._csr import Structure
 from abkd_fast._neighborhood import (
     CONVS,
-    Neighborhood,
+    OperatorRows,
     depth,
     first_input,
     operator,
@@ -165,7 +165,7 @@ class Program(nn.Module):
         arguments: tuple[Any, ...] = (x, None)
         if rest:
             structure = Structure(rest[0], rest[1], rest[0].numel() - 1)
-            graph = Neighborhood(structure, rest[2] if len(rest) > 2 else None)
+            graph = OperatorRows(structure, rest[2] if len(rest) > 2 else None)
             if signature.operator:
                 graph._derived[signature.operator] = graph
             arguments = (x, graph, x) if signature.first_hop else (x, graph)

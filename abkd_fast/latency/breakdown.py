@@ -172,7 +172,7 @@ class _Watch(TorchDispatchMode):
         written = self._follow(given, made)
         name = str(func).removesuffix(".default").removeprefix("aten.")
         if func._schema.is_mutable:  # in place, or into out
-            written = _mutated(func, args, kwargs or {})
+            written += _mutated(func, args, kwargs or {})
         read = [leaf for leaf in given if not any(leaf is out for out in _outs(kwargs))]
         moved = 0
         if written and name not in _UNWRITTEN:

@@ -12,7 +12,7 @@ from abkd_fast._checks import first_line
 from abkd_fast._csr import Structure
 from abkd_fast._neighborhood import (
     CONVS,
-    Neighborhood,
+    OperatorRows,
     Search,
     depth,
     feature_rows,
@@ -113,7 +113,7 @@ class NodeServer:
             rest = tensors[3:]
         rowptr, col, *value = rest
         structure = Structure(rowptr, col, rowptr.numel() - 1)
-        graph = Neighborhood(structure, value[0] if value else None)
+        graph = OperatorRows(structure, value[0] if value else None)
         if self._operator_name:
             graph._derived[self._operator_name] = graph
         return self._model(x, graph, x) if self._first_hop else self._model(x, graph)

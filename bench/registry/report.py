@@ -67,8 +67,9 @@ def with_kept(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
             for name in ("rows", "left_out")}  # fmt: skip
     if not any(kept.values()):
         return found
-    rows, runs = kept_rows(before, kept["rows"])
-    joined = {"rows": rows + found["rows"], "left_out": kept["left_out"] + found["left_out"]}
+    dated, runs = kept_rows(before, kept["rows"] + kept["left_out"])
+    count = len(kept["rows"])
+    joined = {"rows": dated[:count] + found["rows"], "left_out": dated[count:] + found["left_out"]}
     return found | joined | {"earlier": runs}
 
 

@@ -148,7 +148,7 @@ struct Lanes {
   static constexpr int value = W;
 };
 
-// Calls run with the narrowest vector for rows of n; false where n is 1 or fills a whole one.
+// Calls run with the narrowest vector for rows of n; false where n is 1 or wider than any.
 template <typename T, int W = 4, typename Run>
 inline bool with_narrow(int64_t n, const Run& run) {
   if constexpr (W <= kLanes<T>) {

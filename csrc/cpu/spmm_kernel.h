@@ -1,7 +1,8 @@
 // Sums and means over neighbours, and products at edges. No include guard: see each_isa.h.
 //
-// A row of the output is owned by one thread and its edges are added in order, so results do not
-// depend on the number of threads; sum_kernel.h says what holds for rows that threads share.
+// A row of the output is owned by one thread, which adds its edges in an order of the graph's, so
+// results do not depend on the number of threads; sum_kernel.h says what holds for rows that
+// threads share.
 
 // clang-format off: each file uses the ones before it
 #include "simd.h"

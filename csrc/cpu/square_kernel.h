@@ -5,7 +5,7 @@ constexpr int kSquare = 4;
 
 inline bool is_square(const ConvPass& pass, const ConvPartial& to) {
   return pass.width == kSquare && pass.width_out == kSquare && pass.weight != nullptr &&
-         to.sums != nullptr && pass.features == nullptr;
+         pass.out != nullptr && to.sums != nullptr && pass.features == nullptr;
 }
 
 // out = act((scale s + residual_scale residual) weight + bias), row by row.
@@ -62,19 +62,12 @@ inline Vec<T, kSquare> square_sum(const SpmmArgs& args, int64_t i) {
   const I* rowptr = static_cast<const I*>(args.csr.rowptr);
   const int64_t first = rowptr[i];
   const int64_t stop = rowptr[i + 1];
-  Vec<T, kSquare> sum[1] = {};
   if (stop - first > kChunk) {
     T row[kSquare];
     long_row<T, I, kSquare, WEIGHTED>(args, first, stop, 0, kSquare, row);
     return load_bits<Vec<T, kSquare>>(row);
   }
-  const Edges<T, I> edges = edges_of<T, I>(args, first, stop, 0);
-  if (args.schedule.pairs && args.schedule.ahead == 0) {
-    return args.schedule.by_degree ? four_sums<T, I, kSquare, WEIGHTED>(edges)
-                                   : pair_sum<T, I, kSquare, WEIGHTED>(edges);
-  }
-  add_edges<T, I, kSquare, 1, WEIGHTED>(edges, 0, sum);
-  return sum[0];
+  return vector_sum<T, I, kSquare, WEIGHTED>(args.schedule, edges_of<T, I>(args, first, stop, 0));
 }
 
 template <typename T, typename I, bool WEIGHTED>

@@ -1,9 +1,10 @@
-// Sum and mean over the edges of a row. No include guard: part of spmm_kernel.h.
+// Sum and mean over the edges of a row. No include guard: see each_isa.h.
 //
-// A tile of the row, up to kTile vectors, stays in registers while the row's edges pass by, in
-// order. Widths that are no multiple of the vector end in a vector that overlaps the one before
-// it: the same sums are computed twice, and no lane is masked. A row of more than kChunk edges is
-// the sum of the sums of its chunks, so that threads can share it without changing a bit.
+// A tile of the row, up to kTile vectors, stays in registers while the row's edges pass by: in
+// order, or a tile of one vector in two or four sums. Widths that are no multiple of the vector end
+// in a vector that overlaps the one before it: the same sums are computed twice, and no lane is
+// masked. A row of more than kChunk edges is the sum of the sums of its chunks, so that threads can
+// share it without changing a bit.
 
 constexpr int kChunkTile = 4;
 constexpr int64_t kOrdered = 256;  // rows that are taken by degree at a time
@@ -116,6 +117,18 @@ inline Vec<Acc<T>, W> four_sums(const Edges<T, I>& edges) {
   return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
+// The edges' sum in one vector, as the schedule has it.
+template <typename T, typename I, int W, bool WEIGHTED>
+inline Vec<Acc<T>, W> vector_sum(const SumSchedule& schedule, const Edges<T, I>& edges) {
+  if (schedule.pairs && schedule.ahead == 0) {
+    return schedule.by_degree ? four_sums<T, I, W, WEIGHTED>(edges)
+                              : pair_sum<T, I, W, WEIGHTED>(edges);
+  }
+  Vec<Acc<T>, W> sum[1] = {};
+  add_edges<T, I, W, 1, WEIGHTED>(edges, 0, sum);
+  return sum[0];
+}
+
 template <typename T>
 inline Acc<T> divisor_of(const SpmmArgs& args, int64_t degree) {
   return args.mean && degree > 1 ? static_cast<Acc<T>>(degree) : 1;
@@ -198,9 +211,8 @@ inline void sum_tile(const SpmmArgs& args, int64_t i, int64_t start, int64_t las
   }
   const Edges<T, I> edges = edges_of<T, I>(args, first, first + degree, start);
   V acc[N] = {};
-  if (N == 1 && args.schedule.pairs && args.schedule.ahead == 0) {
-    acc[0] = args.schedule.by_degree ? four_sums<T, I, W, WEIGHTED>(edges)
-                                     : pair_sum<T, I, W, WEIGHTED>(edges);
+  if (N == 1) {
+    acc[0] = vector_sum<T, I, W, WEIGHTED>(args.schedule, edges);
   } else {
     add_edges<T, I, W, N, WEIGHTED>(edges, last, acc);
   }
