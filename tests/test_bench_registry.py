@@ -153,6 +153,10 @@ def test_cases_that_are_not_timed_again_are_kept():
     later = both | header | {"created": "2026-01-03"}
     again = with_kept(report(conv=4.0), later)  # of the first run nothing is left
     assert [run["created"] for run in again["earlier"]] == ["2026-01-03"]
+    undated = before | {"earlier": [{"created": "2026-01-01", "commit": "a", "load": 1.0}]}
+    again = with_kept(report(spmm=3.0), undated)  # rows that do not say of which run they are
+    assert [run["created"] for run in again["earlier"]] == ["2026-01-01", "2026-01-02"]
+    assert not any("run" in row for row in again["rows"])
     with pytest.raises(ValueError, match="the threads of this run, 1, got 2"):
         check_kept(before, 1)
     about["cpu"] = "another"
