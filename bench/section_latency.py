@@ -88,7 +88,8 @@ def _least(row: dict[str, Any], kind: str) -> float:
     return min(side["min"] for side in sides_of(row, kind).values())
 
 
-def latency_section(report: dict[str, Any]) -> list[str]:
+def ratio_lines(report: dict[str, Any]) -> list[str]:
+    """What was run where, and the ratios."""
     worst = max(error for row in report["rows"] for error in row["difference"].values())
     return [
         f"`python bench/bench_latency.py`. {machine(report)} Load of the machine when it ended:",
@@ -96,6 +97,12 @@ def latency_section(report: dict[str, Any]) -> list[str]:
         "",
         *ratio_table(report),
         "",
+    ]
+
+
+def latency_section(report: dict[str, Any]) -> list[str]:
+    return [
+        *ratio_lines(report),
         "Every side (ms; a dash: too few samples for the quantile; in brackets how many calls the",
         "system interrupted):",
         "",

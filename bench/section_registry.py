@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from registry.ratios import ratios
-from sections import figure, figure_line, machine, table
+from sections import figure, figure_line, machine, machine_and_load, table
 
 NONE = "–"
 TINY = "tiny"
@@ -49,15 +49,16 @@ def registry_section(report: dict[str, Any]) -> list[str]:
         *table(head, [line(ours, peer, memory) for ours, peer in found if ours["graph"] != TINY]),
         "",
         *(["Not timed:", "", *left_out, ""] if left_out else []),
-        *calls_section([pair for pair in found if pair[0]["graph"] == TINY]),
     ]
 
 
-def calls_section(found: list[tuple[Row, Row | None]]) -> list[str]:
+def calls_section(report: dict[str, Any]) -> list[str]:
     """The narrowest case of every op on a graph so small that the call is most of it."""
     narrowest: dict[str, tuple[Row, Row | None]] = {}
-    for ours, peer in found:
+    for ours, peer in ratios(report):
         before = narrowest.get(ours["op"])
+        if ours["graph"] != TINY:
+            continue
         if before is None or int(ours["width"]) < int(before[0]["width"]):
             narrowest[ours["op"]] = ours, peer
     if not narrowest:
@@ -65,10 +66,11 @@ def calls_section(found: list[tuple[Row, Row | None]]) -> list[str]:
     cells = [[op, ours["width"], figure(1e3 * ours["p50"]), *microseconds(peer)]
              for op, (ours, peer) in narrowest.items()]  # fmt: skip
     return [
-        "### What a call costs",
+        f"### What a call costs, {report['environment']['cpu']}",
         "",
         "The same on 500 nodes (synthetic), where checks, dispatch and allocation are most of the",
         "time: medians in microseconds of a call, with *+gradient* of forward and backward.",
+        machine_and_load(report),
         "",
         *table(["op", "width", "ours, us", "fastest peer", "its us"], cells),
         "",

@@ -16,11 +16,11 @@ from machines import DOCUMENTED, RESULTS, Reports, measured_machines, reports_of
 from plots import best_ratio, draw_all
 from section_accelerate import accelerate_section
 from section_contrast import contrast_section
-from section_latency import latency_section, readme_rows, write_page
+from section_latency import latency_section, ratio_lines, readme_rows, write_page
 from section_limits import limits_section
 from section_neighbor_kl import neighbor_kl_section
 from section_orders import reorder_section, sampling_section
-from section_registry import registry_section
+from section_registry import calls_section, registry_section
 from section_relational import relational_section
 from section_scale import arxiv_section, growth_ops_section, mag_section
 from section_serve import serve_section
@@ -99,6 +99,7 @@ def page(machines: dict[str, Reports]) -> list[str]:
         "",
         *targets_section(machines),
         *(registry_section(reports["registry"]) if "registry" in reports else ()),
+        *calls_sections(machines),
         *limits_section(reports),
         *layer_pair_section(reports["layer_pair"]),
         *contrast_section(reports["pair_infonce"]),
@@ -143,38 +144,57 @@ def spread(ratios: list[float]) -> str:
     return f"{statistics.median(ratios):.1f} (median; {min(ratios):.1f} to {max(ratios):.1f})"
 
 
-def readme_table(reports: dict[str, dict[str, Any]]) -> list[str]:
+SHOWN = ("layer_pair", "step", "spmm", "latency")  # what README's table needs
+
+
+def readme_table(machines: dict[str, Reports]) -> list[str]:
+    """How many times faster than its peers this is, a column a machine."""
+    complete = [found for found in machines.values() if found.keys() >= {*SHOWN}]
+    names = [found["step"]["environment"]["cpu"] for found in complete]
+    columns = [readme_rows_of(found) for found in complete]
+    rows = [[*same[0][:2], *(row[2] for row in same)] for same in zip(*columns, strict=True)]
+    return table(["times faster, two cores", "against", *names], rows)
+
+
+def readme_rows_of(reports: Reports) -> list[list[str]]:
+    """[what, against, times faster] of a machine."""
     pair, step, narrow = reports["layer_pair"], reports["step"], "64x64 -> 4x4"
     products = [row for row in reports["spmm"]["rows"] if row["what"] == "forward+backward"]
     both = [best_ratio(row) for row in products]
     alone = [best_ratio(row) for row in reports["spmm"]["rows"] if row not in products]
-    return table(
-        ["what, on two CPU cores", "against", "times faster"],
-        [
-            [f"loss + gradients, PubMed size, GCNII {narrow}", "plain PyTorch, layer by layer"]
-            + [ratio(pair, "eager", config=narrow)],
-            ["the same", "layer by layer, teacher projections stacked and indexed"]
-            + [ratio(pair, "eager indexed", config=narrow)],
-            ["the same", "batched PyTorch, expanded square"] + [ratio(pair, "best", config=narrow)],
-            [
-                "whole distillation step, PubMed",
-                "PyG, its fastest form, + the layer-by-layer loss",
-            ]
-            + [ratio(step, "pyg", case="distil", dataset="pubmed")],
-            [
-                "training step of the 64x64 teacher, Cora / PubMed",
-                "PyG `GCN2Conv`, its fastest form",
-            ]
-            + [
-                " / ".join(
-                    ratio(step, "pyg", case="teacher", dataset=name) for name in ("cora", "pubmed")
-                )
-            ],
-            ["`spmm`, real graphs", "the fastest peer, case by case", spread(alone)],
-            ["`spmm` + backward, real graphs", "the fastest peer, case by case", spread(both)],
-            *readme_rows(reports["latency"]),
-        ],
-    )
+    teachers = [ratio(step, "pyg", case="teacher", dataset=name) for name in ("cora", "pubmed")]
+    distil = ratio(step, "pyg", case="distil", dataset="pubmed")
+    return [
+        [f"loss + gradients, PubMed size, GCNII {narrow}", "plain PyTorch, layer by layer"]
+        + [ratio(pair, "eager", config=narrow)],
+        ["the same", "layer by layer, teacher projections stacked and indexed"]
+        + [ratio(pair, "eager indexed", config=narrow)],
+        ["the same", "batched PyTorch, expanded square"] + [ratio(pair, "best", config=narrow)],
+        ["whole distillation step, PubMed", "PyG, its fastest form, + the layer-by-layer loss"]
+        + [distil],
+        ["training step of the 64x64 teacher, Cora / PubMed", "PyG `GCN2Conv`, its fastest form"]
+        + [" / ".join(teachers)],
+        ["`spmm`, real graphs", "the fastest peer, case by case", spread(alone)],
+        ["`spmm` + backward, real graphs", "the fastest peer, case by case", spread(both)],
+        *readme_rows(reports["latency"]),
+    ]
+
+
+def latency_page(machines: dict[str, Reports]) -> list[str]:
+    """The documented machine's, then the ratios of all others."""
+    others = [(name, found["latency"]) for name, found in machines.items()
+              if name != DOCUMENTED and "latency" in found]  # fmt: skip
+    lines = latency_section(machines[DOCUMENTED]["latency"])
+    for name, report in others:
+        lines += [f"### On {name}", "", *ratio_lines(report)]
+    return lines
+
+
+def calls_sections(machines: dict[str, Reports]) -> list[str]:
+    """What a call costs, on every machine where that was measured."""
+    return list(chain.from_iterable(
+        calls_section(found["registry"]) for found in machines.values() if "registry" in found
+    ))  # fmt: skip
 
 
 def main() -> None:
@@ -183,9 +203,9 @@ def main() -> None:
     draw_all(reports, RESULTS)
     (ROOT / "docs/benchmarks.md").write_text("\n".join(page(machines)))
     (ROOT / "docs/roofline.md").write_text("\n".join(roofline.page(reports, gpus)))
-    write_page(ROOT / "docs/latency.md", "latency", latency_section(reports["latency"]))
+    write_page(ROOT / "docs/latency.md", "latency", latency_page(machines))
     write_page(ROOT / "docs/export.md", "serve", serve_section(reports["serve"]))
-    lines = "\n".join(readme_table(reports))
+    lines = "\n".join(readme_table(machines))
     readme = (ROOT / "README.md").read_text()
     marked = re.compile(r"(<!-- bench -->\n).*(<!-- end -->)", re.DOTALL)
     assert marked.search(readme), "README.md must hold <!-- bench --> and <!-- end -->"

@@ -42,11 +42,11 @@ def test_pages_are_up_to_date(reports):
     expected = "\n".join(roofline.page(cpu, gpus))
     assert (ROOT / "docs/roofline.md").read_text() == expected, again
     assert (ROOT / "docs/benchmarks.md").read_text() == "\n".join(write_docs.page(machines)), again
-    table = "\n".join(write_docs.readme_table(cpu))
+    table = "\n".join(write_docs.readme_table(machines))
     page = undistilled.page(json.loads(undistilled.RESULTS.read_text()))
     assert (ROOT / "docs/study/undistilled.md").read_text() == page, "run bench/undistilled.py"
     marked = {"README.md": ("bench", table)}
-    marked["docs/latency.md"] = ("latency", "\n".join(write_docs.latency_section(cpu["latency"])))
+    marked["docs/latency.md"] = ("latency", "\n".join(write_docs.latency_page(machines)))
     marked["docs/export.md"] = ("serve", "\n".join(write_docs.serve_section(cpu["serve"])))
     for page, (mark, text) in marked.items():
         assert f"<!-- {mark} -->\n{text}\n<!-- end -->" in (ROOT / page).read_text(), again
