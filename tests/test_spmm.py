@@ -143,6 +143,16 @@ def test_thousands_of_short_rows(dtype, reduce):
         assert all(torch.equal(result, results[0]) for result in results)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", [450, 528])
+def test_wide_features_of_thousands_of_nodes(dtype, width):
+    """Some processors read these in slices of columns; the last vector of 450 overlaps another."""
+    graph = random_graph(300, 5_000, mean_degree=6, dtype=dtype)
+    x = torch.randn(5_000, width).to(dtype)
+    exact = reference.spmm(graph.to(dtype=torch.float64), x.double())
+    assert_no_worse(spmm(graph, x), exact, reference.spmm(graph, x))
+
+
 @pytest.mark.parametrize("reduce", REDUCTIONS)
 @pytest.mark.parametrize("power_law", [False, True])
 def test_runs_and_thread_counts_agree_to_the_bit(reduce, power_law):

@@ -41,6 +41,15 @@ Isa isa() {
   return chosen;
 }
 
+bool made_by_intel() {
+#if defined(__x86_64__)
+  static const bool intel = __builtin_cpu_is("intel");
+  return intel;
+#else
+  return false;
+#endif
+}
+
 const char* isa_name() {
   return isa() == Isa::kAvx512 ? "avx512" : isa() == Isa::kAvx2 ? "avx2" : "baseline";
 }

@@ -18,6 +18,8 @@ struct Csr {
 // A row of more edges is summed in chunks of so many, whatever the number of threads.
 constexpr int64_t kChunk = 1024;
 
+constexpr int64_t kSlice = 256;
+
 // How sums over rows are taken. Chosen per graph and width; changes no product, and the order of
 // additions only with the graph.
 struct SumSchedule {
@@ -25,6 +27,7 @@ struct SumSchedule {
   int64_t ahead = 0;       // prefetch the sources of edges so far on; 0: none
   bool pairs = false;      // rows are long enough for several edges at a time
   bool by_degree = false;  // many short rows and x in cache
+  bool slices = false;     // columns in slices of kSlice bytes of x, each over all rows
 };
 
 // `value` is in the accumulation dtype: float, or double for double features.
@@ -221,6 +224,7 @@ struct DenseKernels {
 enum class Isa { kBaseline, kAvx2, kAvx512 };
 Isa isa();
 const char* isa_name();
+bool made_by_intel();
 
 const SpmmKernels& spmm_kernels();
 const ExtremumKernels& extremum_kernels();

@@ -42,6 +42,8 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
   const std::optional<Tensor> weights = check_value(value, csr, dtype);
   const int64_t width = x.size(1);
   Tensor out = empty_output({csr.rows(), width}, dtype);
+  SumSchedule schedule = sum_schedule(csr, x.size(0), width, dtype);
+  schedule.slices = in_slices(x.size(0), width, dtype);
   const SpmmArgs args = {csr.view(),
                          type,
                          data_or_null(weights),
@@ -51,7 +53,7 @@ Tensor spmm_cpu(Tensor rowptr, Tensor col, std::optional<Tensor> value, Tensor x
                          width,
                          mean,
                          false,
-                         sum_schedule(csr, x.size(0), width, dtype)};
+                         schedule};
   sum_rows(args, csr, dtype);
   return out;
 }

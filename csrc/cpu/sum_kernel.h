@@ -288,12 +288,17 @@ void sum_tiles(const SpmmArgs& args, int64_t begin, int64_t end, int64_t start, 
 
 template <typename T, typename I, int W>
 struct SumRows {
+  static_assert(kTile >= 4 && kSlice >= 4 * W * static_cast<int64_t>(sizeof(T)),
+                "of several vectors none is alone in a tile, whose sums take no `last`");
+
   static void run(const SpmmArgs& args, int64_t begin, int64_t end) {
     const int64_t vectors = (args.width + W - 1) / W;
-    const int64_t tiles = (vectors + kTile - 1) / kTile;
-    const int64_t per_tile = (vectors + tiles - 1) / tiles;
-    for (int64_t first = 0; first < vectors; first += per_tile) {
-      const int64_t count = first + per_tile < vectors ? per_tile : vectors - first;
+    const int64_t slice = kSlice / (W * static_cast<int64_t>(sizeof(T)));
+    const int64_t most = args.schedule.slices && slice < kTile ? slice : kTile;
+    const int64_t tiles = (vectors + most - 1) / most;
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      const int64_t first = vectors * tile / tiles;
+      const int64_t count = vectors * (tile + 1) / tiles - first;
       const int64_t stop = first + count < vectors ? (first + count) * W : args.width;
       const int64_t last = stop - W - first * W;
       const bool weighted = Index<I>::kWeights && args.value != nullptr;
