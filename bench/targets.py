@@ -200,6 +200,7 @@ WHERE = {
     "each, dropout inside the layers, the teacher's moments computed once. Tried without gain: "
     "bfloat16 states of the teacher ([layer_pair](#layer_pair-abkd-loss-and-all-gradients)), "
     "aggregation of narrow rows without branches ([spmm](#spmm)).",
+    "spmm": "What was tried: [spmm](#spmm).",
     "latency": "What a small student costs, and what was done about it: "
     "[latency](latency.md#node-queries).",
     "growth": "What makes an edge dearer, and what was tried: [Growth](#growth).",
@@ -233,10 +234,7 @@ HEAD = ["what", "against", "target", "measured", "met"]
 
 
 def targets_section(machines: dict[str, Reports]) -> list[str]:
-    """The documented machine's with what its misses would take; a table of each other one."""
-    documented = machines[DOCUMENTED]
-    found = lines(documented)
-    missed = [line for line in found if line.met is False]
+    """Every machine's table with what its misses would take, the documented one's first."""
     text = [
         "## Targets",
         "",
@@ -244,22 +242,25 @@ def targets_section(machines: dict[str, Reports]) -> list[str]:
         "bench/targets.py`, from the runs below. torch-scatter and torch-sparse are built from",
         "source. Lines without a target are there for comparison.",
         "",
-        *table(HEAD, [line.cells() for line in found]),
-        "",
-        *runs(documented, found),
-        "",
     ]
-    if missed:
-        text += [f"{len(missed)} of {sum(line.met is not None for line in found)} are missed:", ""]
-        for name in dict.fromkeys(line.report for line in missed):
-            text += [reason(line) for line in missed if line.report == name]
-            text += ["", *([WHERE[name], ""] if name in WHERE else [])]
-    for name in [name for name in machines if name != DOCUMENTED]:
-        found = lines(machines[name])
-        if not found:
-            continue
-        cells = [line.cells() for line in found]
-        text += [f"### On {name}", "", *table(HEAD, cells), "", *runs(machines[name], found), ""]
+    for name, reports in machines.items():
+        found = lines(reports)
+        if found:
+            cells = [line.cells() for line in found]
+            text += [f"### On {name}", "", *table(HEAD, cells), "", *runs(reports, found), ""]
+            text += misses(found)
+    return text
+
+
+def misses(found: list[Line]) -> list[str]:
+    """What the missed targets would take, and where more of it stands."""
+    missed = [line for line in found if line.met is False]
+    if not missed:
+        return []
+    text = [f"{len(missed)} of {sum(line.met is not None for line in found)} are missed:", ""]
+    for name in dict.fromkeys(line.report for line in missed):
+        text += [reason(line) for line in missed if line.report == name]
+        text += ["", *([WHERE[name], ""] if name in WHERE else [])]
     return text
 
 
