@@ -167,8 +167,9 @@ def test_four_features_over_thousands_of_short_rows(dtype, weighted):
         torch.set_num_threads(threads)
     for what, a, b, c in zip(labels(tensors), found[0], exact, plain, strict=True):
         assert_no_worse(a, b, c, what)
-    for other in (*found[1:], results(conv, wide_indices(graph), tensors, rest)):
-        assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+    if backend_of("conv")[0] == "cpu":  # plain torch adds as its threads come
+        for other in (*found[1:], results(conv, wide_indices(graph), tensors, rest)):
+            assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
 
 
 def test_nan_passes_a_layer_of_four_features():

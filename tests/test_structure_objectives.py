@@ -248,6 +248,19 @@ def test_a_narrow_cache_is_read_in_float32():
         assert losses[0].dtype == torch.float32
 
 
+def products_depend_on_threads():
+    """Whether torch shares the terms of a long sum out, as MKL does on some processors."""
+    threads, found = torch.get_num_threads(), []
+    a, b = torch.randn(6, 40_000), torch.randn(40_000, 9)
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            found.append(a @ b)
+    finally:
+        torch.set_num_threads(threads)
+    return not torch.equal(*found)
+
+
 @pytest.mark.parametrize("make", [LSP, GSP, SP, RKD, CKA])
 def test_the_same_bits_on_any_number_of_threads(make):
     torch.set_default_dtype(torch.float32)
@@ -257,6 +270,8 @@ def test_the_same_bits_on_any_number_of_threads(make):
     leaf = torch.randn(nodes, 6, requires_grad=True)
     if make is LSP and backend_of("neighbor_kl")[0] != "cpu":
         pytest.skip("torch's index_add does not share out its rows")
+    if make in (GSP, SP, CKA) and products_depend_on_threads():
+        pytest.skip("products of torch depend on the number of threads on this processor")
     try:
         for count in (1, 2, 2):
             torch.set_num_threads(count)
