@@ -25,7 +25,7 @@ FLAGS += ["--train.epochs", "120", "--train.checkpoint-every", "10"]
 
 def start(out, *more, size=2):
     flags = ["-m", "abkd_fast", "distill", *FLAGS, *more, "--out", out, "--teachers", out.parent]
-    return torchrun.start(size, *flags)
+    return torchrun.start(size, *flags, monitor_interval=3)  # the others have time to say why
 
 
 def worker(parent, rank):

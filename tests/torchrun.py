@@ -8,8 +8,11 @@ from pathlib import Path
 HERE = Path(__file__).parent
 
 
-def start(size, *arguments, **options):
-    """``torchrun --nproc-per-node size arguments``, one thread each, over the loopback device."""
+def start(size, *arguments, monitor_interval=0.1, **options):
+    """``torchrun --nproc-per-node size arguments``, one thread each, over the loopback device.
+
+    Every ``monitor_interval`` seconds torchrun looks whether a process died; it then ends the rest.
+    """
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -17,7 +20,8 @@ def start(size, *arguments, **options):
         "PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)]),
     }
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += [f"--nproc-per-node={size}", *map(str, arguments)]
+    command += [f"--monitor-interval={monitor_interval}", f"--nproc-per-node={size}"]
+    command += map(str, arguments)
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         **options,
