@@ -21,12 +21,8 @@ def this_machine() -> str:
     """The folder's name, as in amd-epyc-2-cores."""
     found = environment()
     cpu = re.sub(r"\(r\)|\(tm\)|\bprocessor\b|\bcpu\b|@.*", "", found["cpu"].lower())
-    return f"{slug(cpu)}-{found['cores']}-cores"
-
-
-def slug(text: str) -> str:
-    """Words and numbers, joined by hyphens."""
-    return re.sub(r"\W+", "-", text).strip("-").lower()
+    words = re.sub(r"\W+", "-", cpu).strip("-")
+    return f"{words}-{found['cores']}-cores"
 
 
 def result(name: str) -> Path:

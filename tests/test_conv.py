@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conv_cases import LAYERS, cast, labels, leaves, results
+from thread_counts import at_thread_counts, short_rows
 from torch.autograd import gradcheck, gradgradcheck
 
 from abkd_fast import CSRGraph, reference
@@ -116,14 +117,7 @@ def test_runs_and_thread_counts_agree_to_the_bit(case):
         pytest.skip("torch's matrix products depend on the number of threads")
     graph = random_graph(5000, mean_degree=8, power_law=True, dtype=torch.float32)
     tensors, rest = leaves(graph, *LAYERS[case], torch.float32)
-    threads = torch.get_num_threads()
-    runs = []
-    try:
-        for count in (1, 2, 3, 1):
-            torch.set_num_threads(count)
-            runs.append(results(conv, graph, tensors, rest))
-    finally:
-        torch.set_num_threads(threads)
+    runs = at_thread_counts(lambda: results(conv, graph, tensors, rest))
     for other in runs[1:]:
         assert all(torch.equal(a, b) for a, b in zip(other, runs[0], strict=True))
 
@@ -148,23 +142,12 @@ def test_strides_do_not_matter(case):
 @pytest.mark.parametrize("weighted", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_four_features_over_thousands_of_short_rows(dtype, weighted):
-    degrees = torch.randint(0, 9, (9_000,))  # taken by degree, in blocks; the last is not full
-    degrees[[0, 4_000, 8_999]] = torch.tensor([1_500, 40, 1_025])  # one chunk of a row, several
-    rowptr = torch.cat([torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)])
-    edges = int(rowptr[-1])
-    weight = torch.rand(edges, dtype=dtype) if weighted else None
-    graph = CSRGraph.from_csr(rowptr, torch.randint(0, 700, (edges,)), weight, 700)
+    graph = short_rows(dtype if weighted else None)
     tensors, rest = leaves(graph, *LAYERS["gcnii-narrow"], dtype)
     exact_graph = graph.to(dtype=torch.float64) if weighted else graph
     exact = results(reference.conv, exact_graph, cast(tensors, torch.float64), rest)
     plain = results(reference.conv, graph, tensors, rest)
-    threads, found = torch.get_num_threads(), []
-    try:
-        for count in (1, 2, 3, 1):
-            torch.set_num_threads(count)
-            found.append(results(conv, graph, tensors, rest))
-    finally:
-        torch.set_num_threads(threads)
+    found = at_thread_counts(lambda: results(conv, graph, tensors, rest))
     for what, a, b, c in zip(labels(tensors), found[0], exact, plain, strict=True):
         assert_no_worse(a, b, c, what)
     if backend_of("conv")[0] == "cpu":  # plain torch adds as its threads come
@@ -172,28 +155,17 @@ def test_four_features_over_thousands_of_short_rows(dtype, weighted):
             assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
 
 
-def test_nan_passes_a_layer_of_four_features():
+@pytest.mark.parametrize("width, width_out", [(33, 5), (4, 4)])
+@pytest.mark.parametrize("order", ["aggregate_first", "transform_first"])
+def test_nan_passes_relu_and_its_gradient(order, width, width_out):
     graph = random_graph(40, mean_degree=3, seed=1)
-    x = torch.randn(40, 4)
+    x = torch.randn(40, width)
     node = int(graph.col[0])
     x[node, 2] = torch.nan
     readers = torch.zeros(40, dtype=torch.bool)
     readers[graph.row()[graph.col == node]] = True
-    out, sums = conv(graph, x, torch.randn(4, 4), act="relu", order="aggregate_first")
+    out, sums = conv(graph, x, torch.randn(width, width_out), act="relu", order=order)
     assert torch.equal(out.isnan().all(1), readers) and torch.equal(out.isnan().any(1), readers)
-    assert sums.isnan().all()
-
-
-@pytest.mark.parametrize("order", ["aggregate_first", "transform_first"])
-def test_nan_passes_relu_and_its_gradient(order):
-    graph = random_graph(40, mean_degree=3, seed=1)
-    x = torch.randn(40, 33)
-    node = int(graph.col[0])
-    x[node] = torch.nan
-    readers = torch.zeros(40, dtype=torch.bool)
-    readers[graph.row()[graph.col == node]] = True
-    out, sums = conv(graph, x, torch.randn(33, 5), act="relu", order=order)
-    assert torch.equal(out.isnan().any(1), readers)
     assert sums.isnan().all()
 
 

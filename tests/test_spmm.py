@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from thread_counts import at_thread_counts, short_rows
 
 from abkd_fast import CSRGraph, reference
 from abkd_fast.ops import spmm
@@ -122,22 +123,10 @@ def test_non_contiguous_features(reduce):
 @pytest.mark.parametrize("reduce", ["sum", "mean"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_thousands_of_short_rows(dtype, reduce):
-    degrees = torch.randint(0, 9, (9_000,))  # taken by degree, in blocks; the last is not full
-    degrees[[0, 4_000, 8_999]] = torch.tensor([1_500, 40, 1_025])  # one chunk of a row, several
-    rowptr = torch.cat([torch.zeros(1, dtype=torch.int64), degrees.cumsum(0)])
-    edges = int(rowptr[-1])
-    weight = torch.rand(edges, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    graph = CSRGraph.from_csr(rowptr, torch.randint(0, 700, (edges,)), weight, 700)
-    threads = torch.get_num_threads()
+    graph = short_rows(torch.float64 if dtype == torch.float64 else torch.float32)
     for width in (1, 3, 4, 8, 16, 23):
         x = torch.randn(700, width).to(dtype)
-        results = []
-        try:
-            for count in (1, 2, 3, 1):
-                torch.set_num_threads(count)
-                results.append(spmm(graph, x, reduce))
-        finally:
-            torch.set_num_threads(threads)
+        results = at_thread_counts(lambda x=x: spmm(graph, x, reduce))
         exact = reference.spmm(graph.to(dtype=torch.float64), x.double(), reduce)
         assert_no_worse(results[0], exact, reference.spmm(graph, x, reduce))
         assert all(torch.equal(result, results[0]) for result in results)
@@ -158,14 +147,7 @@ def test_wide_features_of_thousands_of_nodes(dtype, width):
 def test_runs_and_thread_counts_agree_to_the_bit(reduce, power_law):
     graph = random_graph(3000, mean_degree=8, power_law=power_law, dtype=torch.float32)
     x = torch.randn(3000, 37)
-    threads = torch.get_num_threads()
-    results = []
-    try:
-        for count in (1, 2, 3, 1):
-            torch.set_num_threads(count)
-            results.append(spmm(graph, x, reduce))
-    finally:
-        torch.set_num_threads(threads)
+    results = at_thread_counts(lambda: spmm(graph, x, reduce))
     assert all(torch.equal(result, results[0]) for result in results)
 
 

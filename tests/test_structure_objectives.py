@@ -3,6 +3,7 @@
 import pytest
 import torch
 from objective_cases import N, assert_same, cache, capture, graph, kl, unit
+from thread_counts import at_thread_counts
 
 from abkd_fast import CSRGraph, TeacherCache
 from abkd_fast._backend import backend_of
@@ -250,15 +251,9 @@ def test_a_narrow_cache_is_read_in_float32():
 
 def products_depend_on_threads():
     """Whether torch shares the terms of a long sum out, as MKL does on some processors."""
-    threads, found = torch.get_num_threads(), []
     a, b = torch.randn(6, 40_000), torch.randn(40_000, 9)
-    try:
-        for count in (1, 2):
-            torch.set_num_threads(count)
-            found.append(a @ b)
-    finally:
-        torch.set_num_threads(threads)
-    return not torch.equal(*found)
+    one, two, *_ = at_thread_counts(lambda: a @ b)
+    return not torch.equal(one, two)
 
 
 @pytest.mark.parametrize("make", [LSP, GSP, SP, RKD, CKA])

@@ -18,6 +18,7 @@ struct Csr {
 // A row of more edges is summed in chunks of so many, whatever the number of threads.
 constexpr int64_t kChunk = 1024;
 
+// Bytes of a row of x in a slice of its columns.
 constexpr int64_t kSlice = 256;
 
 // How sums over rows are taken. Chosen per graph and width; changes no product, and the order of
