@@ -120,6 +120,7 @@ SCHEMAS = {
     ),
     "empty_output": "(Tensor like, SymInt[] size) -> Tensor",
     "transposed": "(Tensor x) -> Tensor",
+    "pick": "(Tensor values, Tensor index) -> Tensor",
     "sample_neighbors": (
         "(Tensor rowptr, Tensor col, Tensor nodes, int[] num_neighbors, bool replace, Tensor seed,"
         " int step) -> (Tensor n_id, Tensor local_rowptr, Tensor local_col, Tensor e_id)"
@@ -154,6 +155,7 @@ SCHEMAS = {
 # Operators that need no kernel of ours on a GPU: what torch runs instead.
 BY_TORCH = {
     "transposed": "torch's strided copy; weights are all that is transposed",
+    "pick": "torch's index_select",
     "empty_output": "torch's allocator keeps memory",
     "layer_pair_rows": "float64 products without nodes, by cuBLAS",
     "layer_pair_products": "float64 products without nodes, by cuBLAS",

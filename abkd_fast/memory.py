@@ -64,10 +64,10 @@ def empty_output(like: Tensor, *size: int) -> Tensor:
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:
-    """``values[index]``; in kept memory where no gradient is asked for."""
-    if torch.is_grad_enabled() and values.requires_grad or torch.compiler.is_compiling():
+    """``values[index]`` of [n] and int64 [m]; in kept memory where no gradient is asked for."""
+    if torch.is_grad_enabled() and values.requires_grad:
         return values.index_select(0, index)
-    return torch.index_select(values.detach(), 0, index, out=empty_output(values, index.numel()))
+    return torch.ops.abkd_fast.pick(values.detach(), index)
 
 
 def transposed(x: Tensor) -> Tensor:
@@ -93,5 +93,14 @@ def _like_size(like: Tensor, size: list[int]) -> Tensor:
     return like.new_empty(size)
 
 
+def _pick(values: Tensor, index: Tensor) -> Tensor:
+    return values.index_select(0, index)
+
+
+def _like_index(values: Tensor, index: Tensor) -> Tensor:
+    return values.new_empty(index.size(0))
+
+
 _backend.register("empty_output", _like_size, _like_size)
 _backend.register("transposed", _transpose, _transpose)
+_backend.register("pick", _pick, _like_index)

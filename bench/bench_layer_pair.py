@@ -6,6 +6,8 @@ Random teacher states of PubMed's and Cora's sizes; float32 on every side, and o
 bfloat16 teacher, and with the teacher's maps frozen. Sides take turns, everything is timed under
 two allocators (see bench/harness.py), since much of the baselines' time goes into page faults.
 "Extra MB" is the peak resident set of a fresh process per side, less what it held before the step.
+Ours is timed once more on few nodes: one, for what does not depend on them, and as many as leave
+the teacher in a cache.
 
 Run it on an idle machine: waiting threads spin, and where other processes hold the cores every
 parallel loop costs a time slice (OMP_WAIT_POLICY=PASSIVE cures that).
@@ -48,6 +50,7 @@ CONFIGS = {  # nodes, teacher layers, width, student layers, width
     "cora 64x64 -> 4x4": (2_708, 64, 64, 4, 4),
 }
 R = 64
+FEW = (1, 480)  # nodes
 OURS = ("abkd_fast", "abkd_fast bf16", "abkd_fast frozen")
 
 
@@ -84,8 +87,8 @@ class Case:
         return {name: leaf for name, leaf in named.items() if leaf.requires_grad}
 
 
-def make_case(config: str) -> Case:
-    nodes, num_teacher, width, num_student, student_width = CONFIGS[config]
+def make_case(config: str, nodes: int) -> Case:
+    _, num_teacher, width, num_student, student_width = CONFIGS[config]
     torch.manual_seed(1)
 
     def maps(count: int, d: int) -> list[Tensor]:
@@ -100,15 +103,16 @@ def make_case(config: str) -> Case:
     )
 
 
-def make_layers(config: str) -> list[Tensor]:
+def make_layers(config: str, nodes: int) -> list[Tensor]:
     torch.manual_seed(0)
-    nodes, num_teacher, width, _, _ = CONFIGS[config]
+    _, num_teacher, width, _, _ = CONFIGS[config]
     return [torch.empty(nodes, width).normal_().relu_() for _ in range(num_teacher)]
 
 
-def make_step(side: str, config: str) -> Step:
+def make_step(side: str, config: str, nodes: int | None = None) -> Step:
     """The side's loss and backward on the teacher as it likes to keep it."""
-    layers, case = make_layers(config), make_case(config)
+    nodes = CONFIGS[config][0] if nodes is None else nodes
+    layers, case = make_layers(config, nodes), make_case(config, nodes)
     if side in PEERS:
         teacher = best.prepare(layers) if side.startswith("best") else eager.prepare(layers)
         layers = []
@@ -163,6 +167,13 @@ def time_config(config: str, rounds: int) -> dict[str, Any]:
     return {side: timed[side] | {"relative_error": errors[side]} for side in SIDES}
 
 
+def time_nodes(config: str, rounds: int) -> dict[str, float]:
+    """Our median by number of nodes, the configuration's last; the sizes take turns."""
+    sizes = (*FEW, CONFIGS[config][0])
+    timed = take_turns({str(size): make_step("abkd_fast", config, size) for size in sizes}, rounds)
+    return {size: found["median_ms"] for size, found in timed.items()}
+
+
 def count_work(config: str, side: str) -> dict[str, Any]:
     """Of one of our sides: the form it takes and what that costs."""
     nodes, num_teacher, width, num_student, student_width = CONFIGS[config]
@@ -193,6 +204,16 @@ def bench(config: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             row |= count_work(config, side) if side in OURS else {}
             rows.append(row | (memory[side] if allocator == "default" else {}))
     return rows
+
+
+def by_nodes_of(config: str, options: argparse.Namespace) -> dict[str, float]:
+    common = ["--config", config, "--threads", str(options.threads)]
+    found: dict[str, float] = child(
+        __file__, [*common, "--time-nodes", "--rounds", str(options.rounds)]
+    )
+    shown = ", ".join(f"{ms:.2f} ms at {int(nodes):,}" for nodes, ms in found.items())
+    print(f"{config}, ours by nodes: {shown}", flush=True)
+    return found
 
 
 def show(rows: list[dict[str, Any]], threads: int, limits: Any, console: Console) -> None:
@@ -232,11 +253,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=result("layer_pair"))
     parser.add_argument("--config", choices=CONFIGS, help="only this one")
     parser.add_argument("--time", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--time-nodes", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--memory", choices=SIDES, help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.time:
         print(json.dumps(time_config(options.config, options.rounds)))
+        return
+    if options.time_nodes:
+        print(json.dumps(time_nodes(options.config, options.rounds)))
         return
     if options.memory:
         print(json.dumps(peak_above_data(make_step(options.memory, options.config))))
@@ -245,6 +270,7 @@ def main() -> None:
     configs = [options.config] if options.config else list(CONFIGS)
     rows = [row for config in configs for row in bench(config, options)]
     show(rows, options.threads, limits, Console(width=132))
+    by_nodes = {config: by_nodes_of(config, options) for config in configs}
     write_json(
         options.out,
         omp_wait_policy=os.environ.get("OMP_WAIT_POLICY"),
@@ -252,6 +278,7 @@ def main() -> None:
         subspace_width=R,
         machine=limits,
         rows=rows,
+        by_nodes=by_nodes,
     )
 
 

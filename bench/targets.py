@@ -20,6 +20,7 @@ from machines import DOCUMENTED, Reports, measured_machines, reports_of, this_ma
 from plots import best_ratio
 from section_latency import TEACHERS
 from section_latency import ratio as latency_ratio
+from section_misses import NARROW_AND_WIDE, profile
 from sections import fastest_pyg, figure, machine_and_load, table
 
 Report = dict[str, Any]
@@ -142,7 +143,11 @@ def spmm_lines(spmm: Report) -> Iterator[Line]:
     peers = "the fastest peer, case by case"
     narrow = [row for row in spmm["rows"] if row["width"] <= 128]
     wide = [row for row in spmm["rows"] if row["width"] > 128]
-    for rows, widths, low in ((narrow, "widths up to 128", 1.5), (wide, "widths from 256", 1.2)):
+    of_narrow, of_wide = NARROW_AND_WIDE
+    for rows, widths, low in (
+        (narrow, "widths up to 128", of_narrow),
+        (wide, "widths from 256", of_wide),
+    ):
         if rows:
             value, where = worst(rows)
             yield Line(f"{what}, {widths}", peers, value, "spmm", low, where=where)
@@ -191,8 +196,8 @@ def growth_ops_lines(report: Report) -> Iterator[Line]:
 # -- why a target is missed ---------------------------------------------------------------------
 
 WHERE = {
-    "layer_pair": "Where its time goes: the columns `layer_pair*` of [Whole steps](#whole-steps). "
-    "What was tried: [layer_pair](#layer_pair-abkd-loss-and-all-gradients) (*bf16*).",
+    "layer_pair": "By operator: the columns `layer_pair*` of [Whole steps](#whole-steps). "
+    "What was tried: [layer_pair](#layer_pair-abkd-loss-and-all-gradients).",
     "step": "Where our time goes: [Whole steps](#whole-steps). On PubMed the pass over the "
     "teacher's states (`layer_pair*`) alone takes most of what 40 times would leave, at the rate "
     "of a large product. On Cora much of the step is calls and memory, not arithmetic. "
@@ -248,19 +253,20 @@ def targets_section(machines: dict[str, Reports]) -> list[str]:
         if found:
             cells = [line.cells() for line in found]
             text += [f"### On {name}", "", *table(HEAD, cells), "", *runs(reports, found), ""]
-            text += misses(found)
+            text += misses(found, reports)
     return text
 
 
-def misses(found: list[Line]) -> list[str]:
-    """What the missed targets would take, and where more of it stands."""
+def misses(found: list[Line], reports: Reports) -> list[str]:
+    """What the missed targets would take, where our time goes, and where more of it stands."""
     missed = [line for line in found if line.met is False]
     if not missed:
         return []
     text = [f"{len(missed)} of {sum(line.met is not None for line in found)} are missed:", ""]
     for name in dict.fromkeys(line.report for line in missed):
         text += [reason(line) for line in missed if line.report == name]
-        text += ["", *([WHERE[name], ""] if name in WHERE else [])]
+        text += ["", *profile(name, reports[name])]
+        text += [WHERE[name], ""] if name in WHERE else []
     return text
 
 

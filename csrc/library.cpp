@@ -99,6 +99,7 @@ STABLE_TORCH_LIBRARY(abkd_fast, m) {
       " int power) -> Tensor");
   m.def("empty_output(Tensor like, SymInt[] size) -> Tensor");
   m.def("transposed(Tensor x) -> Tensor");
+  m.def("pick(Tensor values, Tensor index) -> Tensor");
   m.def(
       "sample_neighbors(Tensor rowptr, Tensor col, Tensor nodes, int[] num_neighbors, bool replace,"
       " Tensor seed, int step) -> (Tensor n_id, Tensor local_rowptr, Tensor local_col, Tensor "

@@ -86,6 +86,12 @@ def test_pick_and_transposed():
     assert torch.equal(pick(values.detach(), index), values[index])
     pick(values, index).sum().backward()
     assert values.grad.tolist() == [1, 0, 0, 0, 0, 0, 2]
+    many = torch.randint(0, 1000, (300_000,))  # worth several threads
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        values = torch.randn(2000).to(dtype)[::2]
+        assert torch.equal(pick(values, many), values[many])
+        assert pick(values, many[:0]).shape == (0,)
+    torch.library.opcheck(torch.ops.abkd_fast.pick.default, (torch.randn(7), index))
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         for shape in [(0, 3), (1, 1), (5, 3), (17, 33)]:
             x = torch.randn(shape).mul(10).to(dtype)

@@ -13,6 +13,7 @@ from abkd_fast._autocast import narrowed
 from abkd_fast._backend import register
 from abkd_fast._checks import FLOATS, accumulation_dtype, check_choice, check_tensor
 from abkd_fast.graph import CSRGraph
+from abkd_fast.memory import pick
 from abkd_fast.reference.spmm import (
     op_sddmm,
     op_spmm,
@@ -129,7 +130,7 @@ class _Spmm(Function):
             dout = (dout / rowptr.diff().clamp(min=1).unsqueeze(1)).to(dout.dtype)
         if ctx.needs_input_grad[3]:
             if value is not None and value_t is None:
-                value_t = value.index_select(0, perm)
+                value_t = pick(value, perm)
             transpose = (rowptr, col, value, _inverse(perm))
             dx = differentiable_sum(rowptr_t, col_t, value_t, dout, *transpose)
         if ctx.needs_input_grad[2]:
