@@ -29,8 +29,8 @@ larger features the order breaks the streams of columns and weights.
 On Intel's processors, features of more than 4 MB are read in slices of 256 bytes a row where a
 slice of all rows takes up to 8 MB: a slice stays near while all edges pass by. Tried there without
 gain: prefetching from 2 MB on, slices of two, three and eight vectors, slices of larger graphs.
-Slices copied to where their rows are neighbours gave amazon-photo at width 512 a third of its time
-back, and facebook-pagepage at 128 nothing: not built."""
+Slices copied by torch to where their rows are neighbours: amazon-photo at width 512 in 7.2 ms for
+10.6, facebook-pagepage at 512 in 26 for 16."""
 GROWTH = """\
 *4 KB pages*: features as torch allocates them; *2 MB pages*: what `THP_MEM_ALLOC_ENABLE=1` makes
 torch ask for, and what outputs of our ops of 4 MB or more have; *local*: the same with sources in

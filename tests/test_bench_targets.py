@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
+import section_misses  # noqa: E402
 import section_registry  # noqa: E402
 import targets  # noqa: E402
 from machines import DOCUMENTED, measured_machines, reports_of  # noqa: E402
@@ -52,6 +53,43 @@ def test_all_reports_give_their_lines():
         "layer_pair", "step", "conv", "spmm", "latency", "growth", "growth_ops"
     }  # fmt: skip
     assert text.count("| no |") == sum(line.met is False for line in everywhere)
+
+
+def test_loss_by_nodes_is_split_into_calls_and_rates():
+    report = {
+        "machine": {"gemm_gflop_s": {"float32": 300.0}},
+        "by_nodes": {"64x64": {"1": 2.0, "100": 3.0, "1000": 14.0}},
+        "rows": [{"config": "64x64", "nodes": 1000, "gflop": 2.4}],
+    }
+    (line,) = [found for found in section_misses.pair_profile(report) if found.startswith("-")]
+    assert "2 ms with one node" in line and "300" in line
+    assert "240 GFLOP/s (the teacher in caches)" in line and "1,000 add at 200" in line
+    assert section_misses.pair_profile(report | {"by_nodes": {}}) == []
+
+
+def test_shares_of_a_step_are_of_its_median():
+    common = {"case": "distil", "dataset": "cora", "median_ms": 10.0}
+    spent = {name: float(ms) for name, ms in zip("abcdefg", (4, 1, 1, 1, 0.5, 0.5, 1), strict=True)}
+    rows = [
+        common | {"allocator": "default", "breakdown": spent},
+        common | {"allocator": "page-keeping", "breakdown": spent},
+    ]
+    (line,) = [f for f in section_misses.step_profile({"rows": rows}) if f.startswith("-")]
+    assert "10 ms: a 40%, b 10%, c 10%, d 10%, g 10%, e 5%, smaller ones 5%, no operator 10%" in line
+
+
+def test_only_cases_behind_their_target_are_listed():
+    def case(width, peer):
+        times = {"abkd_fast": {"p50": 1.0}, "csr @ x": {"p50": peer}, "scipy": {"p50": 9.0}}
+        return {"dataset": "some", "width": width, "what": "forward", "gb": 0.05,
+                "touched_mb": 3.0, "ms": times}  # fmt: skip
+
+    rows = [case(128, 1.4), case(128, 1.6), case(256, 1.3), case(512, 1.1)]
+    report = {"rows": rows, "machine": {"copy_gb_s": {"4": 100.0, "1024": 30.0}}}
+    text = "\n".join(section_misses.spmm_profile(report))
+    assert text.startswith("2 of 4 cases are behind") and "4 MB 100, 1024 MB 30" in text
+    assert "| some | 512 | forward | 1.000 | 1.10x | csr @ x | 3.0 | 50 | 50% |" in text
+    assert "| some | 128 | forward | 1.000 | 1.40x |" in text and "| 256 |" not in text
 
 
 def row(provider, p50, dtype="float32", **rest):
