@@ -78,8 +78,8 @@ def spmm_profile(report: Report) -> list[str]:
     head = ["graph", "width", "what", "ours, ms", "ratio", "fastest peer", "touched, MB"]
     return [
         f"{len(cells)} of {len(report['rows'])} cases are behind their target. *of copy*: our GB/s "
-        f"over those of a copy that touches as much (here {sizes}); from about 100 % on, caches are",
-        "what every side waits for.",
+        f"over those of a copy that touches as much (here {sizes}); from about 100 % on,",
+        "caches are what every side waits for.",
         "",
         *table([*head, "GB/s", "of copy"], cells),
         "",

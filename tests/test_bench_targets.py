@@ -75,7 +75,8 @@ def test_shares_of_a_step_are_of_its_median():
         common | {"allocator": "page-keeping", "breakdown": spent},
     ]
     (line,) = [f for f in section_misses.step_profile({"rows": rows}) if f.startswith("-")]
-    assert "10 ms: a 40%, b 10%, c 10%, d 10%, g 10%, e 5%, smaller ones 5%, no operator 10%" in line
+    assert "10 ms: a 40%, b 10%, c 10%, d 10%, g 10%, e 5%, smaller ones 5%, " in line
+    assert line.endswith("no operator 10%.")
 
 
 def test_only_cases_behind_their_target_are_listed():
