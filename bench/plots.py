@@ -30,6 +30,11 @@ def best_ratio(row: Report) -> float:
     return min(times.values()) / ours
 
 
+def spmm_target(width: int) -> float:
+    """How many times slower than ours the fastest peer should be."""
+    return 1.5 if width <= 128 else 1.2
+
+
 def draw_spmm(reports: dict[str, Report]) -> Figure:
     rows = reports["spmm"]["rows"]
     widths = sorted({row["width"] for row in rows})
@@ -39,7 +44,7 @@ def draw_spmm(reports: dict[str, Report]) -> Figure:
             found = [r for r in rows if r["dataset"] == name and r["what"] == what]
             x, y = [r["width"] for r in found], [best_ratio(r) for r in found]
             axis.plot(x, y, color=COLORS[k], marker=MARKERS[k], markersize=4, lw=1, label=name)
-        target = [1.5 if width <= 128 else 1.2 for width in widths]
+        target = [spmm_target(width) for width in widths]
         axis.step(widths, target, where="mid", color="gray", ls="dotted", lw=1, label="target")
         axis.set(title=what, xlabel="width", xscale="log", yscale="log")
         axis.set_xticks(widths, [str(width) for width in widths])

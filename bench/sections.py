@@ -14,10 +14,10 @@ bfloat16 terms: two of them were no faster than the float32 kernel and less exac
 Conversions of 16-bit storage use vector instructions; the native one from float32 to bfloat16 was
 no faster than the integer steps once it rounds subnormals as torch does."""
 TRIED_ON_XEON = """\
-Tried on an Intel Xeon with a second-level cache of 2 MB, at most 5 % apart from what is there: in
-the moment form two chains of additions an element, chunks of 8 and 32 KB, blocks of 480 nodes, the
-next tile's rows copied between this one's columns, rows read where they are; in the projection form
-the next panel asked for ahead, blocks of 120, 240 and 480 nodes, panels of 256 columns."""
+Tried on an Intel Xeon with a second-level cache of 2 MB, with little or no gain: in the moment form
+two chains of additions an element, chunks of 8 and 32 KB, blocks of 480 nodes, the next tile's rows
+copied between this one's columns, rows read where they are; in the projection form the next panel
+asked for ahead, blocks of 120, 240 and 480 nodes, panels of 256 columns."""
 SHORT_ROWS = """\
 Graphs of many short rows (fewer than 8 edges on average; p2p-Gnutella31, PubMed) whose features
 take 8 MB or less are taken in blocks of 256 rows by degree: the end of a row's loop is what such
@@ -29,8 +29,8 @@ larger features the order breaks the streams of columns and weights.
 On Intel's processors, features of more than 4 MB are read in slices of 256 bytes a row where a
 slice of all rows takes up to 8 MB: a slice stays near while all edges pass by. Tried there without
 gain: prefetching from 2 MB on, slices of two, three and eight vectors, slices of larger graphs.
-Slices copied by torch to where their rows are neighbours: amazon-photo at width 512 in 7.2 ms for
-10.6, facebook-pagepage at 512 in 26 for 16."""
+Slices that torch copied to where their rows are neighbours gained on amazon-photo at width 512 and
+lost on facebook-pagepage."""
 GROWTH = """\
 *4 KB pages*: features as torch allocates them; *2 MB pages*: what `THP_MEM_ALLOC_ENABLE=1` makes
 torch ask for, and what outputs of our ops of 4 MB or more have; *local*: the same with sources in

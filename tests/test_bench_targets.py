@@ -56,14 +56,18 @@ def test_all_reports_give_their_lines():
 
 
 def test_loss_by_nodes_is_split_into_calls_and_rates():
+    ours = {"config": "64x64", "nodes": 1000, "side": "abkd_fast", "gflop": 2.4, "gb": 0.016}
     report = {
         "machine": {"gemm_gflop_s": {"float32": 300.0}},
-        "by_nodes": {"64x64": {"1": 2.0, "100": 3.0, "1000": 14.0}},
-        "rows": [{"config": "64x64", "nodes": 1000, "gflop": 2.4}],
+        "by_nodes": {"64x64": {"1": 2.0, "10": 2.1, "100": 3.0, "1000": 14.0}},
+        "rows": [ours | {"side": "abkd_fast frozen", "gflop": 1.2}, ours],
     }
-    (line,) = [found for found in section_misses.pair_profile(report) if found.startswith("-")]
-    assert "2 ms with one node" in line and "300" in line
-    assert "240 GFLOP/s (the teacher in caches)" in line and "1,000 add at 200" in line
+    head, *_, line, _ = section_misses.pair_profile(report)
+    assert "a large product of torch's: 300 GFLOP/s" in head
+    assert line == (  # ten nodes add less than what varies
+        "- 64x64: 2 ms with one node; 100 nodes (2 MB) add 1 ms, 240 GFLOP/s; "
+        "1,000 nodes (16 MB) add 12 ms, 200 GFLOP/s."
+    )
     assert section_misses.pair_profile(report | {"by_nodes": {}}) == []
 
 
@@ -76,7 +80,10 @@ def test_shares_of_a_step_are_of_its_median():
     ]
     (line,) = [f for f in section_misses.step_profile({"rows": rows}) if f.startswith("-")]
     assert "10 ms: a 40%, b 10%, c 10%, d 10%, g 10%, e 5%, smaller ones 5%, " in line
-    assert line.endswith("no operator 10%.")
+    assert line.endswith("the rest 10%.")
+    slow = [rows[0] | {"median_ms": 5.0}]  # the profiler took longer than the step does
+    line = section_misses.step_profile({"rows": slow})[2]
+    assert "5 ms: a 44%" in line and line.endswith("the rest 0%.")
 
 
 def test_only_cases_behind_their_target_are_listed():
@@ -88,7 +95,7 @@ def test_only_cases_behind_their_target_are_listed():
     rows = [case(128, 1.4), case(128, 1.6), case(256, 1.3), case(512, 1.1)]
     report = {"rows": rows, "machine": {"copy_gb_s": {"4": 100.0, "1024": 30.0}}}
     text = "\n".join(section_misses.spmm_profile(report))
-    assert text.startswith("2 of 4 cases are behind") and "4 MB 100, 1024 MB 30" in text
+    assert text.startswith("2 of 4 cases are behind") and "(100 of 4 MB, 30 of 1024 MB)" in text
     assert "| some | 512 | forward | 1.000 | 1.10x | csr @ x | 3.0 | 50 | 50% |" in text
     assert "| some | 128 | forward | 1.000 | 1.40x |" in text and "| 256 |" not in text
 

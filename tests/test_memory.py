@@ -22,7 +22,7 @@ from abkd_fast import (
 )
 from abkd_fast import nn as af_nn
 from abkd_fast._backend import backend_of
-from abkd_fast.memory import empty_output, pick, transposed
+from abkd_fast.memory import empty_output, transposed
 from abkd_fast.ops import dropout
 
 needs_extension = pytest.mark.skipif(
@@ -80,18 +80,7 @@ assert abkd_fast.memory_reserved() <= limit
     assert done.returncode == 0, done.stderr
 
 
-def test_pick_and_transposed():
-    values, index = torch.randn(7, dtype=torch.float64, requires_grad=True), torch.tensor([6, 0, 6])
-    assert torch.equal(pick(values, index), values[index])
-    assert torch.equal(pick(values.detach(), index), values[index])
-    pick(values, index).sum().backward()
-    assert values.grad.tolist() == [1, 0, 0, 0, 0, 0, 2]
-    many = torch.randint(0, 1000, (300_000,))  # worth several threads
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        values = torch.randn(2000).to(dtype)[::2]
-        assert torch.equal(pick(values, many), values[many])
-        assert pick(values, many[:0]).shape == (0,)
-    torch.library.opcheck(torch.ops.abkd_fast.pick.default, (torch.randn(7), index))
+def test_transposed():
     for dtype in (torch.float64, torch.float32, torch.bfloat16):
         for shape in [(0, 3), (1, 1), (5, 3), (17, 33)]:
             x = torch.randn(shape).mul(10).to(dtype)

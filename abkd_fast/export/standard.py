@@ -25,6 +25,7 @@ def decompose(program: ExportedProgram) -> ExportedProgram:
     table = default_decompositions()
     ours: dict[Any, Callable[..., Any]] = {
         torch.ops.abkd_fast.transposed.default: _transposed,
+        torch.ops.abkd_fast.pick.default: lambda values, index: values.index_select(0, index),
         torch.ops.abkd_fast.conv.default: _conv,
         torch.ops.abkd_fast.spmm.default: _spmm,
     }

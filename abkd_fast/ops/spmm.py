@@ -162,7 +162,7 @@ class _Sddmm(Function):
         if ctx.needs_input_grad[2]:
             da = differentiable_sum(rowptr, col, dout, b, rowptr_t, col_t, None, perm)
         if ctx.needs_input_grad[3]:
-            dout_t = dout.index_select(0, perm)
+            dout_t = pick(dout, perm)
             db = differentiable_sum(rowptr_t, col_t, dout_t, a, rowptr, col, dout, _inverse(perm))
         return None, None, da, db, None, None, None
 
