@@ -205,7 +205,9 @@ WHERE = {
     "spmm": "What was tried: [spmm](#spmm).",
     "latency": "What a small student costs, and what was done about it: "
     "[latency](latency.md#node-queries).",
-    "growth": "What makes an edge dearer, and what was tried: [Growth](#growth).",
+    "growth": "What makes an edge dearer, and what was tried: [Growth](#growth). Where the last "
+    "level of cache is large (the Xeon reports 480 MB), x leaves it between 10^6 and 10^7 nodes, "
+    "and an exponent from 10^6 on has both sides of that.",
     "growth_ops": "Inferred, not measured: hubs of an R-MAT graph stay in caches, and the share of "
     "edges that read them falls as N grows. Where caches serve every source the exponent is near 1 "
     "(*local* above). "
