@@ -138,11 +138,11 @@ def main(argv: list[str] | None = None) -> int:
         if options.compare:
             before, after = map(read, options.compare)
         elif options.base:
-            flags = ["--quick", "--turns", str(options.turns), "--only", *options.only]
+            flags = ["--quick", "--turns", str(options.turns)]
             flags += ["--graphs", *options.graphs] if options.graphs else []
             from registry.base import both
 
-            before, after = both(HERE, ROOT, options.base, flags)
+            before, after = both(HERE, ROOT, options.base, flags, options.only, options.threshold)
         else:
             return run(options, console)
         return compare(before, after, options.threshold, console)

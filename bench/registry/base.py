@@ -1,4 +1,9 @@
-"""The working tree against a commit: both built, timed in turns in fresh processes, compared."""
+"""The working tree against a commit: both built, timed in turns in fresh processes.
+
+A side's two processes stand next to each other in time, so that a burst of other work can slow both
+of them and neither of the other side. What looks slower is therefore timed again, with the sides
+exchanged: it counts where it is slower there too.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +16,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from registry.report import merged
+from registry.compare import Report, slower
+from registry.report import FIELDS, merged
 
-ORDER = ("before", "after", "after", "before")  # so that a steady drift meets both alike
+SIDES = ("before", "after")
 
 
 def git(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -66,7 +71,7 @@ def build(tree: Path, root: Path, commit: str) -> str:
     return "csrc changed, built"
 
 
-def run_side(bench: Path, tree: Path, arguments: list[str]) -> dict[str, Any]:
+def run_side(bench: Path, tree: Path, arguments: list[str]) -> Report:
     """The registry of this checkout on the package of ``tree``, ours alone, in a fresh process."""
     path = os.pathsep.join(filter(None, [str(tree), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryDirectory() as folder:
@@ -81,20 +86,43 @@ def run_side(bench: Path, tree: Path, arguments: list[str]) -> dict[str, Any]:
         # The commit's version of an op may be wrong or called otherwise: its rows are missing then.
         if done.returncode and (tree == bench.parents[1] or not out.exists()):
             raise OSError(f"the benchmark of {tree} failed:\n{done.stdout[-4000:]}{done.stderr}")
-        found: dict[str, Any] = json.loads(out.read_text())
+        found: Report = json.loads(out.read_text())
         return found
 
 
+def in_turns(
+    bench: Path, trees: dict[str, Path], order: tuple[str, str], arguments: list[str]
+) -> dict[str, Report]:
+    """A report a side, of four processes: a, b, b, a, so that a steady drift meets both alike."""
+    reports: dict[str, list[Report]] = {side: [] for side in order}
+    turns = [*order, *reversed(order)]
+    for number, side in enumerate(turns, start=1):
+        print(f"process {number} of {len(turns)}: {side}", flush=True)
+        reports[side].append(run_side(bench, trees[side], arguments))
+    return {side: merged(found) for side, found in reports.items()}
+
+
+def renewed(report: Report, again: Report) -> Report:
+    """The report with the rows that were timed again in their places."""
+    later = {(row["spec"], row["provider"]): row for row in again["rows"]}
+    rows = [later.get((row["spec"], row["provider"]), row) for row in report["rows"]]
+    return report | {"rows": rows}
+
+
 def both(
-    bench: Path, root: Path, ref: str, arguments: list[str]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Reports of the commit and of the working tree."""
+    bench: Path, root: Path, ref: str, flags: list[str], only: list[str], threshold: float
+) -> tuple[Report, Report]:
+    """Reports of the commit and of the working tree; what looked slower stands as timed again."""
     commit = commit_of(root, ref)
     with worktree(root, commit) as tree:
         print(f"before: {ref} ({commit[:9]}), {build(tree, root, commit)}; after: {root}")
-        trees = {"before": tree, "after": root}
-        reports: dict[str, list[dict[str, Any]]] = {"before": [], "after": []}
-        for number, side in enumerate(ORDER, start=1):
-            print(f"process {number} of {len(ORDER)}: {side}", flush=True)
-            reports[side].append(run_side(bench, trees[side], arguments))
-    return merged(reports["before"]), merged(reports["after"])
+        trees = dict(zip(SIDES, (tree, root), strict=True))
+        found = in_turns(bench, trees, SIDES, [*flags, "--only", *only])
+        names = {pair.spec for pair in slower(found["before"], found["after"], threshold)}
+        rows = [row for row in found["after"]["rows"] if row["spec"] in names]
+        if rows:
+            print(f"rows that look slower, timed again with the sides exchanged: {len(rows)}")
+            specs = ["/".join(row[field] for field in FIELDS) for row in rows]
+            again = in_turns(bench, trees, SIDES[::-1], [*flags, "--only", *specs])
+            found = {side: renewed(found[side], again[side]) for side in SIDES}
+    return found["before"], found["after"]

@@ -67,6 +67,12 @@ def only_in(one: Report, other: Report) -> list[str]:
     return sorted(names[0] - names[1])
 
 
+def slower(before: Report, after: Report, threshold: float) -> list[Pair]:
+    """Rows of ours that got slower."""
+    mine = [p for p in pairs(before, after) if p.provider.startswith("abkd_fast")]
+    return [pair for pair in mine if pair.verdict(threshold) == "slower"]
+
+
 def compare(before: Report, after: Report, threshold: float, console: Console) -> int:
     """Print a table of ratios and a line for each slowed row of ours; 1 where there is one.
 
@@ -97,9 +103,9 @@ def compare(before: Report, after: Report, threshold: float, console: Console) -
     for label, names in (("before", only_in(before, after)), ("after", only_in(after, before))):
         for name in names:
             console.print(f"only {label}: {name}")
-    slower = [pair for pair in mine if pair.verdict(threshold) == "slower"]
-    for pair in slower:
+    worse = slower(before, after, threshold)
+    for pair in worse:
         console.print(pair.line(), style="red", soft_wrap=True)
-    verdict = f"{len(slower)} of {len(mine)} rows slower" if slower else "no row slower"
+    verdict = f"{len(worse)} of {len(mine)} rows slower" if worse else "no row slower"
     console.print(f"{verdict} (threshold {threshold:g}, and p20 after above p80 before)")
-    return 1 if slower else 0
+    return 1 if worse else 0
