@@ -48,6 +48,9 @@ class RowCopy {
     const auto rows = static_cast<int64_t>(to_.size()) - 1;
     const int64_t bytes = bytes_of(entries.scalar_type());
     Tensor out = torch::stable::empty({static_cast<int64_t>(to_.back())}, entries.scalar_type());
+    if (to_.back() == 0) {
+      return out;  // memcpy wants addresses for no bytes too
+    }
     const auto* source = static_cast<const char*>(entries.data_ptr());
     auto* target = static_cast<char*>(out.data_ptr());
     parallel_ranges(rows, parts_for(to_.back(), 1), [&](int64_t begin, int64_t end) {
