@@ -2,7 +2,8 @@
 
 A training step frees and asks for the same sizes over and over. Allocators hand large blocks back
 to the system, so every step would write fresh pages, at the cost of a page fault each. The C++
-kernels keep the blocks of their results instead, up to a quarter of the machine's memory.
+kernels keep the blocks of their results instead, up to a quarter of the machine's memory: beyond,
+the block that was unused longest goes back to the system.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <utility>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <sys/mman.h>
@@ -54,9 +55,9 @@ class Pool {
  public:
   void* take(int64_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<void*>& blocks = free_[bytes];
+    std::vector<Kept>& blocks = free_[bytes];
     if (!blocks.empty()) {
-      void* block = blocks.back();
+      void* block = blocks.back().data;
       blocks.pop_back();
       kept_ -= bytes;
       return block;
@@ -73,13 +74,16 @@ class Pool {
 
   void give(void* block, int64_t bytes) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (kept_ + bytes > limit_) {
+    if (bytes > limit_) {
       std::free(block);
       reserved_ -= bytes;
       return;
     }
-    free_[bytes].push_back(block);
+    free_[bytes].push_back({block, ++given_});
     kept_ += bytes;
+    while (kept_ > limit_) {
+      evict_oldest();
+    }
   }
 
   void empty() {
@@ -93,6 +97,12 @@ class Pool {
   }
 
  private:
+  struct Kept {
+    void* data;
+    uint64_t given;  // when, counted in blocks
+  };
+  using OfSize = std::pair<const int64_t, std::vector<Kept>>;  // oldest first
+
   static void* from_system(int64_t bytes) {
     const bool huge = bytes >= 2 * kHugePage;
     const int64_t alignment = huge ? kHugePage : 64;
@@ -105,9 +115,21 @@ class Pool {
     return block;
   }
 
+  void evict_oldest() {
+    const auto age = [](const OfSize& s) {
+      return s.second.empty() ? UINT64_MAX : s.second[0].given;
+    };
+    const auto older = [&](const OfSize& a, const OfSize& b) { return age(a) < age(b); };
+    auto& [bytes, blocks] = *std::min_element(free_.begin(), free_.end(), older);
+    std::free(blocks[0].data);
+    blocks.erase(blocks.begin());
+    kept_ -= bytes;
+    reserved_ -= bytes;
+  }
+
   void release() {
     for (auto& [bytes, blocks] : free_) {
-      std::for_each(blocks.begin(), blocks.end(), [](void* block) { std::free(block); });
+      std::for_each(blocks.begin(), blocks.end(), [](const Kept& block) { std::free(block.data); });
       reserved_ -= bytes * static_cast<int64_t>(blocks.size());
     }
     free_.clear();
@@ -115,8 +137,9 @@ class Pool {
   }
 
   std::mutex mutex_;
-  std::map<int64_t, std::vector<void*>> free_;
+  std::map<int64_t, std::vector<Kept>> free_;
   int64_t kept_ = 0;
+  uint64_t given_ = 0;
   int64_t reserved_ = 0;
   const int64_t limit_ = total_memory() / 4;
 };

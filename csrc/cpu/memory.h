@@ -12,7 +12,8 @@ namespace abkd {
 //
 // A training step frees and asks for the same sizes over and over. Allocators give large blocks
 // back to the system, so that every step writes fresh pages at the cost of a fault each; these
-// blocks stay. Needs libtorch 2.11; before, and under sanitizers, the memory is torch's.
+// blocks stay, up to a quarter of the machine's memory: beyond, the one unused longest goes back.
+// Needs libtorch 2.11; before, and under sanitizers, the memory is torch's.
 Tensor empty_output(const std::vector<int64_t>& sizes, ScalarType dtype);
 
 // Bytes taken from the system, by live results and by kept blocks.
