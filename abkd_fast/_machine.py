@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 _UNITS = ("B", "KB", "MB", "GB", "TB")
-_GROUP = Path("/sys/fs/cgroup")  # of a container: its own, version 2
+_MOUNT = Path("/sys/fs/cgroup")
+_OWN = Path("/proc/self/cgroup")  # lines of number:controllers:path
 
 
 def format_bytes(size: float) -> str:
@@ -22,19 +23,39 @@ def format_bytes(size: float) -> str:
 def host_memory() -> int:
     """Bytes that this process could have: what is available and what it holds already.
 
-    The file cache and swap count as available; the limit of a container counts.
+    The file cache and swap count as available; limits of control groups (containers, jobs) count.
     """
     held = resident_bytes()
     free = _field(Path("/proc/meminfo"), "MemAvailable:", 1024)
     if free is None:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     free += _field(Path("/proc/meminfo"), "SwapFree:", 1024) or 0
-    limit = _number(_GROUP / "memory.max")
-    if limit is not None:
-        used = _number(_GROUP / "memory.current") or 0
-        cached = _field(_GROUP / "memory.stat", "inactive_file", 1) or 0
-        free = min(free, max(limit - used + cached, 0))
-    return held + free
+    return held + min([free, *_left_in_groups()])
+
+
+def _left_in_groups() -> list[int]:
+    """Bytes that each control group of this process, and each around it, can still take."""
+    try:
+        lines = _OWN.read_text().splitlines()
+    except OSError:
+        return []
+    left = []
+    for number, controllers, path in (line.split(":", 2) for line in lines):
+        if number == "0":  # version 2
+            mount, names = _MOUNT, ("memory.max", "memory.current", "inactive_file")
+        elif "memory" in controllers.split(","):
+            mount = _MOUNT / "memory"
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        else:
+            continue
+        inner = Path(path.lstrip("/"))
+        for group in (mount / part for part in (inner, *inner.parents)):
+            limit = _number(group / names[0])
+            if limit is not None:
+                used = _number(group / names[1]) or 0
+                cached = _field(group / "memory.stat", names[2] + " ", 1) or 0
+                left.append(max(limit - used + cached, 0))
+    return left
 
 
 def resident_bytes() -> int:

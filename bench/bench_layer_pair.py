@@ -168,9 +168,14 @@ def time_config(config: str, rounds: int) -> dict[str, Any]:
 
 
 def time_nodes(config: str, rounds: int) -> dict[str, float]:
-    """Our median by number of nodes, the configuration's last; the sizes take turns."""
+    """Our median by number of nodes, the configuration's last; the sizes take turns.
+
+    *read*: a sum over all states of the teacher, which does little else than to read them.
+    """
     sizes = (*FEW, CONFIGS[config][0])
-    timed = take_turns({str(size): make_step("abkd_fast", config, size) for size in sizes}, rounds)
+    steps = {str(size): make_step("abkd_fast", config, size) for size in sizes}
+    teacher = torch.cat(make_layers(config, sizes[-1]), 1)
+    timed = take_turns(steps | {"read": lambda: {"sum": teacher.sum()}}, rounds)
     return {size: found["median_ms"] for size, found in timed.items()}
 
 
@@ -211,7 +216,7 @@ def by_nodes_of(config: str, options: argparse.Namespace) -> dict[str, float]:
     found: dict[str, float] = child(
         __file__, [*common, "--time-nodes", "--rounds", str(options.rounds)]
     )
-    shown = ", ".join(f"{ms:.2f} ms at {int(nodes):,}" for nodes, ms in found.items())
+    shown = ", ".join(f"{name} {ms:.2f} ms" for name, ms in found.items())
     print(f"{config}, ours by nodes: {shown}", flush=True)
     return found
 

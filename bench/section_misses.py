@@ -19,7 +19,7 @@ def pair_profile(report: Report) -> list[str]:
     lines = []
     for config, found in report.get("by_nodes", {}).items():
         row = next(r for r in report["rows"] if r["config"] == config and r["side"] == "abkd_fast")
-        one, *more = sorted(map(int, found))
+        one, *more = sorted(int(size) for size in found if size != "read")
         parts = [f"{figure(found[str(one)])} ms with one node"]
         for size in more:
             added, share = found[str(size)] - found[str(one)], size / row["nodes"]
@@ -28,6 +28,8 @@ def pair_profile(report: Report) -> list[str]:
                     f"{size:,} nodes ({share * row['gb'] * 1e3:.0f} MB) add {figure(added)} ms, "
                     f"{1e3 * share * row['gflop'] / added:.0f} GFLOP/s"
                 )
+        if "read" in found:
+            parts.append(f"to read the teacher (torch.sum) takes {figure(found['read'])} ms")
         lines.append(f"- {config}: {'; '.join(parts)}.")
     head = f"Our time by the number of nodes (a large product of torch's: {rate:.0f} GFLOP/s):"
     return [head, "", *lines, ""] if lines else []

@@ -83,7 +83,8 @@ class CsrTensors {
     STD_TORCH_CHECK(col_->scalar_type() == dtype, "col must have the dtype of rowptr");
     edges_ = col_->numel();
     if (rowptr_.is_cpu()) {  // a device's last pointer would cost a wait
-      STD_TORCH_CHECK(pointer(rows()) <= edges_, "rowptr must not point behind col, of ", edges_);
+      STD_TORCH_CHECK(pointer(0) == 0 && pointer(rows()) == edges_, "rowptr must go from 0 to ",
+                      edges_, ", the size of col, got ", pointer(0), " to ", pointer(rows()));
     }
   }
 

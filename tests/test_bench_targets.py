@@ -59,14 +59,14 @@ def test_loss_by_nodes_is_split_into_calls_and_rates():
     ours = {"config": "64x64", "nodes": 1000, "side": "abkd_fast", "gflop": 2.4, "gb": 0.016}
     report = {
         "machine": {"gemm_gflop_s": {"float32": 300.0}},
-        "by_nodes": {"64x64": {"1": 2.0, "10": 2.1, "100": 3.0, "1000": 14.0}},
+        "by_nodes": {"64x64": {"1": 2.0, "10": 2.1, "100": 3.0, "1000": 14.0, "read": 6.0}},
         "rows": [ours | {"side": "abkd_fast frozen", "gflop": 1.2}, ours],
     }
     head, *_, line, _ = section_misses.pair_profile(report)
     assert "a large product of torch's: 300 GFLOP/s" in head
     assert line == (  # ten nodes add less than what varies
         "- 64x64: 2 ms with one node; 100 nodes (2 MB) add 1 ms, 240 GFLOP/s; "
-        "1,000 nodes (16 MB) add 12 ms, 200 GFLOP/s."
+        "1,000 nodes (16 MB) add 12 ms, 200 GFLOP/s; to read the teacher (torch.sum) takes 6 ms."
     )
     assert section_misses.pair_profile(report | {"by_nodes": {}}) == []
 

@@ -42,7 +42,15 @@ def attention_backward(edges_t):
 REFUSED = {
     "spmm's rows behind col": (
         lambda: o.spmm(tensor([0, 10**8]), tensor([0]), None, X, False),
-        "rowptr must not point behind col, of 1",
+        "rowptr must go from 0 to 1, the size of col, got 0 to 100000000",
+    ),
+    "edges of no row": (
+        lambda: o.sddmm(tensor([0, 0]), tensor([0, 0, 0]), torch.ones(1, 3), torch.ones(1, 3)),
+        "rowptr must go from 0 to 3, the size of col, got 0 to 0",
+    ),
+    "rows before the first edge": (
+        lambda: o.spmm(tensor([-5, 1]), tensor([0]), None, X, False),
+        "rowptr must go from 0 to 1, the size of col, got -5 to 1",
     ),
     "a bias of no types": (lambda: relational(bias=torch.zeros(0)), "bias must be .types, out."),
     "a type beyond the biases": (
@@ -92,7 +100,17 @@ REFUSED = {
     ),
     "more bytes than int64 counts": (
         lambda: o.empty_output(torch.zeros(1), [2**62 + 16]),
-        "sizes must be >= 0 and their bytes less than 2\\^63",
+        "sizes must be >= 0 and their bytes at most 2\\^62",
+    ),
+    "bytes that no rounding has room for": (
+        lambda: o.empty_output(torch.zeros(1), [2**60 + 1]),
+        "sizes must be >= 0 and their bytes at most 2\\^62",
+    ),
+    "positions from elsewhere": (
+        lambda: o.neighborhood(
+            tensor([0, 1, 1]), tensor([1]), None, tensor([0]), 1, tensor([-1, 99])
+        ),
+        "positions must be -1 before, got another value of node 1",
     ),
     "a size below zero": (lambda: o.empty_output(torch.zeros(1), [-1]), "sizes must be >= 0"),
 }  # fmt: skip

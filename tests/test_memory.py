@@ -1,6 +1,7 @@
 """Memory of results: kept, handed out again, given back; training steps that allocate nothing."""
 
 import gc
+import os
 import subprocess
 import sys
 
@@ -210,3 +211,35 @@ def test_little_memory_stays_where_it_is():
     assert use_huge_pages(x) is False and (x == 1).all()
     assert use_huge_pages(torch.empty(0, 64)) is False
     assert use_huge_pages(torch.empty(2**24, device="meta")) is False
+
+
+@needs_extension
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_child_of_a_process_whose_threads_make_results_can_make_some():
+    """Two threads make results while children are forked, which make one each and end."""
+    script = """
+import os, threading, time, torch
+from abkd_fast.memory import empty_output
+torch.set_num_threads(1)
+like, going = torch.empty(0), True
+def work():
+    while going:
+        empty_output(like, 64)
+threads = [threading.Thread(target=work) for _ in range(2)]
+[thread.start() for thread in threads]
+for _ in range(300):
+    child = os.fork()
+    if child == 0:
+        empty_output(like, 64)
+        os._exit(0)
+    until = time.monotonic() + 30
+    while os.waitpid(child, os.WNOHANG)[0] == 0:
+        if time.monotonic() > until:
+            os.kill(child, 9)
+            os._exit(3)
+going = False
+[thread.join() for thread in threads]
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr or "a child waited for a lock that nobody holds"
+    assert "DeprecationWarning" in done.stderr or not done.stderr

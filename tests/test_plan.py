@@ -8,7 +8,7 @@ import pytest
 import torch
 from helpers import small_data
 
-from abkd_fast import GraphData, TeacherCache, memory_plan
+from abkd_fast import GraphData, TeacherCache, _machine, memory_plan
 from abkd_fast import plan as plans
 from abkd_fast._machine import format_bytes
 from abkd_fast.cli import main
@@ -215,3 +215,34 @@ def test_features_in_csr_count_their_transpose():
     assert isinstance(sparse, GraphData)
     (one,), (two,) = (memory_plan(d, MLP(8, 5, 3, 3)) for d in (dense, sparse))
     assert two.parts["graph"] > one.parts["graph"]
+
+
+@pytest.mark.parametrize(
+    ("line", "mount", "limit", "used", "cached"),
+    [
+        ("0::/job/step", "", "memory.max", "memory.current", "inactive_file"),
+        (
+            "7:cpu,memory:/job/step",
+            "memory",
+            "memory.limit_in_bytes",
+            "memory.usage_in_bytes",
+            "total_inactive_file",
+        ),
+    ],
+)
+def test_limits_of_a_jobs_control_groups_count(
+    tmp_path, monkeypatch, line, mount, limit, used, cached
+):
+    """A step within a job of 10,000 bytes, of which 4,000 are taken, 500 by files."""
+    job = tmp_path / mount / "job"
+    (job / "step").mkdir(parents=True)
+    (job / limit).write_text("10000\n")
+    (job / used).write_text("4000\n")
+    (job / "memory.stat").write_text(f"anon 3500\n{cached} 500\n")
+    (job / "step" / limit).write_text("max\n")
+    (tmp_path / "own").write_text(f"3:pids:/elsewhere\n{line}\n")
+    monkeypatch.setattr(_machine, "_MOUNT", tmp_path)
+    monkeypatch.setattr(_machine, "_OWN", tmp_path / "own")
+    assert _machine._left_in_groups() == [6500]
+    (job / "step" / limit).write_text("300\n")  # and nothing said of what is used
+    assert sorted(_machine._left_in_groups()) == [300, 6500]

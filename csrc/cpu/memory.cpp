@@ -5,9 +5,12 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <new>
+#include <string>
 #include <utility>
 
 #if defined(__unix__) || defined(__APPLE__)
+#include <pthread.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #endif
@@ -39,16 +42,44 @@ int64_t rounded(int64_t bytes) {
   return (bytes + step - 1) / step * step;
 }
 
-// Of the machine, or what the control group that this process is in may have.
+// The least of what a control group and those around it may have; `most` where none says.
+int64_t least_limit(const std::string& mount, std::string group, const char* file, int64_t most) {
+  for (bool inside = true; inside;) {
+    std::ifstream limit(mount + group + "/" + file);  // a number, or "max"
+    int64_t bytes = 0;
+    if (limit >> bytes && bytes > 0) {
+      most = std::min(most, bytes);
+    }
+    inside = !group.empty() && group != "/";
+    group.erase(group.empty() ? 0 : group.rfind('/'));
+  }
+  return most;
+}
+
+// Of the machine, or what the control groups that this process is in may have.
 int64_t total_memory() {
 #if defined(_SC_PHYS_PAGES)
   const auto physical = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
 #else
   const int64_t physical = int64_t{1} << 33;
 #endif
-  std::ifstream file("/sys/fs/cgroup/memory.max");  // a number, or "max"
-  int64_t allowed = 0;
-  return file >> allowed && allowed > 0 ? std::min(allowed, physical) : physical;
+  int64_t least = physical;
+  std::ifstream groups("/proc/self/cgroup");  // lines of number:controllers:path
+  for (std::string line; std::getline(groups, line);) {
+    const std::string path = line.substr(line.rfind(':') + 1);
+    if (line.rfind("0::", 0) == 0) {
+      least = least_limit("/sys/fs/cgroup", path, "memory.max", least);
+    } else if (line.find(":memory:") != std::string::npos) {
+      least = least_limit("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes", least);
+    }
+  }
+  return least;
+}
+
+// Processes of one job on this machine, as torchrun starts them.
+int64_t local_processes() {
+  const char* given = std::getenv("LOCAL_WORLD_SIZE");
+  return std::max(1L, given == nullptr ? 1L : std::strtol(given, nullptr, 10));
 }
 
 class Pool {
@@ -72,15 +103,12 @@ class Pool {
     return block;
   }
 
-  void give(void* block, int64_t bytes) {
+  void give(void* block, int64_t bytes) noexcept {
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (bytes > limit_) {
+    if (bytes > limit_ || !keep(block, bytes)) {
       std::free(block);
       reserved_ -= bytes;
-      return;
     }
-    free_[bytes].push_back({block, ++given_});
-    kept_ += bytes;
     while (kept_ > limit_) {
       evict_oldest();
     }
@@ -95,6 +123,10 @@ class Pool {
     const std::lock_guard<std::mutex> lock(mutex_);
     return reserved_;
   }
+
+  // Around a fork: a child's lock must not be held by a thread that it does not have.
+  void lock() { mutex_.lock(); }
+  void unlock() { mutex_.unlock(); }
 
  private:
   struct Kept {
@@ -113,6 +145,16 @@ class Pool {
     }
 #endif
     return block;
+  }
+
+  bool keep(void* block, int64_t bytes) {
+    try {
+      free_[bytes].push_back({block, ++given_});
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+    kept_ += bytes;
+    return true;
   }
 
   void evict_oldest() {
@@ -141,12 +183,18 @@ class Pool {
   int64_t kept_ = 0;
   uint64_t given_ = 0;
   int64_t reserved_ = 0;
-  const int64_t limit_ = total_memory() / 4;
+  const int64_t limit_ = total_memory() / 4 / local_processes();
 };
 
 // Never destroyed: results may outlive everything else in the process.
 Pool& pool() {
-  static Pool* const only = new Pool;
+  static Pool* const only = [] {
+    Pool* const made = new Pool;
+#if defined(__unix__) || defined(__APPLE__)
+    pthread_atfork([] { pool().lock(); }, [] { pool().unlock(); }, [] { pool().unlock(); });
+#endif
+    return made;
+  }();
   return *only;
 }
 
@@ -161,22 +209,29 @@ Tensor wrap(void* block, int64_t bytes, const std::vector<int64_t>& sizes, Scala
     pool().give(data, reinterpret_cast<intptr_t>(context));
   };
   AtenTensorHandle handle;
-  TORCH_ERROR_CODE_CHECK(torch_from_blob(
+  const AOTITorchError failed = torch_from_blob(
       block, static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), 0,
       to<int32_t>(from(dtype)), aoti_torch_device_type_cpu(), -1, &handle,
-      aoti_torch_layout_strided(), nullptr, 0, give, reinterpret_cast<void*>(bytes)));
+      aoti_torch_layout_strided(), nullptr, 0, give, reinterpret_cast<void*>(bytes));
+  if (failed) {
+    pool().give(block, bytes);
+  }
+  TORCH_ERROR_CODE_CHECK(failed);
   return Tensor(handle);
 }
 
 }  // namespace
 
 Tensor empty_output(const std::vector<int64_t>& sizes, ScalarType dtype) {
+  constexpr int64_t kMost = int64_t{1} << 62;  // rounded up, it still is a number
   int64_t bytes = bytes_of(dtype);
+  const bool none = std::find(sizes.begin(), sizes.end(), 0) != sizes.end();
   for (const int64_t size : sizes) {
-    STD_TORCH_CHECK(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes),
-                    "sizes must be >= 0 and their bytes less than 2^63, got ", size);
+    STD_TORCH_CHECK(
+        size >= 0 && (none || (!__builtin_mul_overflow(bytes, size, &bytes) && bytes <= kMost)),
+        "sizes must be >= 0 and their bytes at most 2^62, got ", size);
   }
-  if (!ABKD_KEEP_MEMORY || torch_from_blob == nullptr || bytes == 0) {
+  if (!ABKD_KEEP_MEMORY || torch_from_blob == nullptr || none) {
     return torch::stable::empty(sizes, dtype);
   }
   bytes = rounded(bytes);

@@ -106,6 +106,8 @@ class Search {
         if (positions_[node] < 0) {
           visit(node);
         }
+        STD_TORCH_CHECK(known(node), "positions must be -1 before, got another value of node ",
+                        node);
         local_.push_back(positions_[node]);
       }
     }
@@ -118,6 +120,11 @@ class Search {
   int64_t rows_read() const { return read_; }
 
  private:
+  bool known(int64_t node) const {
+    const auto at = static_cast<size_t>(positions_[node]);
+    return at < nodes_.size() && nodes_[at] == node;
+  }
+
   void visit(int64_t node) {
     nodes_.push_back(node);  // first: what fails here leaves no position behind
     positions_[node] = static_cast<Index>(nodes_.size()) - 1;

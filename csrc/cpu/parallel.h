@@ -82,11 +82,12 @@ class SharedRows {
     return (csr_.pointer(row + 1) - csr_.pointer(row) + kChunk - 1) / kChunk;
   }
 
-  // Calls rows(begin, end) and chunks(row, first chunk, last chunk) for the shares [begin, end).
+  // Calls rows(begin, end) and chunks(row, first chunk, last chunk) for a share. Rows of split() go
+  // through chunks() alone.
   template <typename Rows, typename Chunks>
-  void visit(int64_t begin, int64_t end, const Rows& rows, const Chunks& chunks) const {
-    Cut from = cuts_[begin];
-    const Cut to = cuts_[end];
+  void visit(int64_t share, const Rows& rows, const Chunks& chunks) const {
+    Cut from = cuts_[share];
+    const Cut to = cuts_[share + 1];
     if (from.row < to.row && from.chunk > 0) {
       chunks(from.row, from.chunk, this->chunks(from.row));
       from = {from.row + 1, 0};

@@ -77,8 +77,11 @@ inline void sum_rows(const SpmmArgs& args, const CsrTensors& csr, ScalarType dty
       spmm_kernels().spmm_chunk(args, first, stop, sums + (slot + chunk) * bytes);
     }
   };
-  torch::stable::parallel_for(
-      0, parts, 1, [&](int64_t begin, int64_t end) { shared.visit(begin, end, rows, chunks); });
+  torch::stable::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t part = begin; part < end; ++part) {  // several where OpenMP grants fewer threads
+      shared.visit(part, rows, chunks);
+    }
+  });
   for (size_t k = 0; k < shared.split().size(); ++k) {
     spmm_kernels().spmm_add_chunks(args, shared.split()[k], sums + offset[k] * bytes,
                                    offset[k + 1] - offset[k]);
