@@ -68,6 +68,7 @@ bench-targets: $(VENV)/peers
 	$(BIN)/python bench/bench_spmm.py
 	$(BIN)/python bench/bench_latency.py
 	$(BIN)/python bench/bench_growth.py
+	$(BIN)/python bench/bench_growth_ops.py
 	$(BIN)/python bench/write_docs.py
 	$(BIN)/python bench/targets.py
 

@@ -4,8 +4,9 @@
 
 Three kinds of cases on Cora and PubMed, full batch, float32, the same weights on every side:
 "teacher" is one training step of GCNII 64x64 (forward, cross-entropy, backward, Adam); "distil"
-one KD + ABKD step of a 4x4 student, the teacher's states cached on every side; "latency" a
-forward pass of the 4x4 student in eval mode. Losses are compared before anything is timed.
+one KD + ABKD step of a 4x4 student, the teacher's states cached on every side, PyG's with each
+loss of bench/peers; "latency" a forward pass of the 4x4 student in eval mode. Losses are compared
+before anything is timed.
 Every case runs in a fresh process per allocator (see bench/harness.py), the sides in turns.
 "Extra MB" is the peak resident set of a fresh process per side, less what it held before.
 """
@@ -34,7 +35,7 @@ from harness import (
     write_json,
 )
 from machines import result
-from peers import eager, pyg
+from peers import best, eager, pyg
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -45,6 +46,12 @@ from abkd_fast.nn import GCNII
 TEACHERS = {"cora": {"dropout": 0.6, "theta": 0.5}, "pubmed": {"dropout": 0.5, "theta": 0.4}}
 CASES = [f"{kind} {name}" for kind in ("teacher", "distil", "latency") for name in TEACHERS]
 Step = Callable[[], Tensor]
+LOSSES: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {  # what PyG's models are distilled with
+    "eager": eager.layer_pair,
+    "eager indexed": eager.layer_pair_indexed,
+    "best": best.layer_pair,
+    "best compiled": torch.compile(best.layer_pair, dynamic=False),
+}
 
 
 def sides_of(kind: str) -> list[str]:
@@ -53,7 +60,7 @@ def sides_of(kind: str) -> list[str]:
     if importlib.util.find_spec("torch_sparse") is not None:
         sparse.append("pyg torch_sparse")
     if kind == "distil":
-        return ["abkd_fast", *(f"{s} + {e}" for s in sparse for e in ("eager", "eager indexed"))]
+        return ["abkd_fast", *(f"{s} + {loss}" for loss in LOSSES for s in sparse)]
     return ["abkd_fast", *sparse]
 
 
@@ -167,10 +174,13 @@ def _distil(case: Case, side: str | None) -> Step:
 
         return _train([*model.parameters(), *abkd.parameters()], loss)
     peer, x, adj_t = _prepared(case, side)
-    plain = eager.ABKDLoss(case.cache.widths, [4] * 4, 64, side.endswith("indexed"))
+    name = side.split(" + ")[1]
+    plain = eager.ABKDLoss(case.cache.widths, [4] * 4, 64, LOSSES[name])
     eager.copy_maps(abkd, plain)
-    states = [s.contiguous() for s in case.cache.states.split(case.cache.widths, 1)]
-    means = [state.mean(0) for state in states]
+    layers = [s.contiguous() for s in case.cache.states.split(case.cache.widths, 1)]
+    means = [state.mean(0) for state in layers]
+    states = best.prepare(layers) if name.startswith("best") else eager.prepare(layers)
+    del layers
     scores = case.cache.logits.log_softmax(1)
 
     def peer_loss() -> Tensor:

@@ -26,22 +26,23 @@ A multiply-add is two operations. Every array counts once a pass; of what a prod
 gathers, one row an edge, since nothing makes it stay in a cache; indices and weights take 4 bytes,
 features and scores are float32. `layer_pair` counts the products that read the teacher and one
 read of it, though its score and gradients take more. An exponential counts as one operation, a
-drawn dropout mask as none: both cost more than that, so these floors are below what can be
-reached."""
+drawn dropout mask as none: both cost more than that."""
 FLOOR = """\
-*floor* = max(operations / rate of a large float32 product, bytes / rate of a copy that touches as
-many bytes), both measured in the run of the command; *reached* = floor / measured time. Above
-100 %, rows come from a nearer cache than the copy's. – : not measured."""
+*at those rates* = max(operations / rate of a large float32 product of torch's, bytes / rate of a
+copy that touches as many bytes), both measured in the run of the command; *reached* = that over the
+measured time. The rates are torch's, no bounds of the machine: above 100 %, ours multiplies faster
+than that product, or rows come from a nearer cache than the copy's. – : none of the commands below
+times it; the [registry](benchmarks.md#every-op-against-its-fastest-peer) times most."""
 NO_GPU = """\
 No GPU has been measured: `bench/results` holds no `gpu.json`, so no figure stands here.
 `make gpu-check PYTHON=python3` on a machine with one writes the file, and `python
 bench/write_docs.py` then puts its columns here."""
 GPU_FLOOR = """\
-The same bytes and operations. *floor* = max(bytes / copy bandwidth, operations / rate of a large
-product of the type), both measured in the same run: float32 against TF32 products, bfloat16 against
-bfloat16 ones. Float32 products of `conv` and `layer_pair` are three TF32 products each, so they
-end at a third of that rate. Graphs and features that stay in the second-level cache (PubMed's) are
-gathered from there and may pass 100 %."""
+The same bytes and operations. *at those rates* = max(bytes / copy bandwidth, operations / rate of a
+large product of the type), both measured in the same run: float32 against TF32 products, bfloat16
+against bfloat16 ones. Float32 products of `conv` and `layer_pair` are three TF32 products each, so
+they end at a third of that rate. Graphs and features that stay in the second-level cache (PubMed's)
+are gathered from there and may pass 100 %."""
 
 
 @dataclass(frozen=True)
@@ -166,12 +167,12 @@ def cpu_line(line: Entry, report: Report) -> list[str]:
         "copy": 1e-9 * cost.moved / copy_rate(limits, 1e-6 * cost.touched),
     }
     binds = max(seconds, key=seconds.__getitem__)
-    floor = 1e3 * seconds[binds]
+    least = 1e3 * seconds[binds]
     cells = [line.op, line.case, figure(1e-6 * cost.flop), figure(1e-6 * cost.moved)]
-    cells += [figure(cost.flop / cost.moved), binds, figure(floor)]
+    cells += [figure(cost.flop / cost.moved), binds, figure(least)]
     if line.ms is None:
         return [*cells, "–", "–"]
-    return [*cells, figure(line.ms), f"{floor / line.ms:.0%}"]
+    return [*cells, figure(line.ms), f"{least / line.ms:.0%}"]
 
 
 def gpu_section(name: str, report: Report) -> list[str]:
@@ -189,7 +190,7 @@ def gpu_section(name: str, report: Report) -> list[str]:
         "case",
         "type",
         "op / byte",
-        "floor, ms",
+        "at those rates, ms",
         "ours, ms",
         "reached",
         "GB/s",
@@ -219,18 +220,19 @@ def page(reports: dict[str, Report], gpus: dict[str, Report]) -> list[str]:
     cells = [cpu_line(line, reports[line.report]) for line in lines]
     used: Sequence[str] = list(dict.fromkeys(line.report for line in lines))
     runs = [
-        f"- {', '.join(dict.fromkeys(f'`{e.op}`' for e in lines if e.report == name))}: "
+        f"- {', '.join(dict.fromkeys(f'`{e.op}`' for e in lines if e.report == name and e.ms))}: "
         f"`python {COMMANDS[name]}`. {machine(reports[name])} "
         f"Load average {reports[name]['environment']['load']:.1f}. "
         f"{measured(reports[name]['machine'])}"
         for name in used
     ]
-    head = ["op", "size", "MFLOP", "MB", "op / byte", "binds", "floor, ms", "ours, ms", "reached"]
+    head = ["op", "size", "MFLOP", "MB", "op / byte", "binds"]
+    head += ["at those rates, ms", "ours, ms", "reached"]
     gpu = [line for name, report in gpus.items() for line in gpu_section(name, report)]
     return [
         "# Rooflines",
         "",
-        "What every op must compute and move, the least time that takes, and what is reached.",
+        "What every op must compute and move, what that takes at torch's own rates, and ours.",
         "Written by `bench/write_docs.py` from `bench/costs.py` and the JSON files under",
         "`bench/results`; more cases and peers are in [benchmarks](benchmarks.md).",
         "",

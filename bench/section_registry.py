@@ -39,7 +39,7 @@ def registry_section(report: dict[str, Any]) -> list[str]:
         "",
         figure_line("registry", "Time of the fastest peer over ours by op and width"),
         "",
-        f"Medians of `make bench-registry`, of its graphs {', '.join(graphs)} so far:",
+        f"Medians of `make bench-registry`, of its graphs {', '.join(graphs)}:",
         "a line an op, graph, width and type, ours against the",
         f"fastest of all providers that were right ({', '.join(f'`{p}`' for p in peers)}).",
         "*of copy*: the bytes the op must move in our time, over the rate of a copy that touches",

@@ -36,10 +36,12 @@ def test_missed_ratio_says_what_it_would_take():
     ours = {"gflop": 2.0, "gb": 0.1, "touched_mb": 10.0, "median_ms": 16.0}
     line = Line("loss", "eager", 25.0, "layer_pair", low=40, needs=(400.0, ours, machine))
     text = targets.reason(line)
-    assert "40 times would be 10 ms" in text and "take 20 ms at the rate of a large product" in text
-    assert "ours takes 16 ms, 125% of that rate" in text
+    assert "40 times would be 10 ms, 200 GFLOP/s of what is counted" in text
+    assert "ours takes 16 ms, 125 GFLOP/s, where a large product of torch's reaches 100." in text
     line = Line("loss", "eager", 25.0, "step", low=40, needs=(400.0, ours | {"gb": 2.0}, machine))
-    assert "bytes counted take 40 ms at the rate of a large copy" in targets.reason(line)
+    assert "ours takes 16 ms, 125 GB/s, where a copy that touches as much reaches 50." in (
+        targets.reason(line)
+    )
 
 
 def test_all_reports_give_their_lines():

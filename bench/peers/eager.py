@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +48,17 @@ def layer_pair_indexed(
 
 
 class ABKDLoss(nn.Module):
-    """S * mean(A * D) with one trainable map a layer, as one writes it down from the paper."""
+    """S * mean(A * D) with one trainable map a layer, as one writes it down from the paper.
+
+    ``layer_pair`` is one of the functions of this folder, or compiled.
+    """
 
     def __init__(
-        self, teacher_widths: Sequence[int], student_widths: Sequence[int], a: int, indexed: bool
+        self,
+        teacher_widths: Sequence[int],
+        student_widths: Sequence[int],
+        a: int,
+        layer_pair: Callable[..., tuple[Tensor, Tensor]],
     ) -> None:
         super().__init__()
 
@@ -60,12 +68,12 @@ class ABKDLoss(nn.Module):
         self.query, self.teacher_embedding = maps(teacher_widths), maps(teacher_widths)
         self.key, self.student_embedding = maps(student_widths), maps(student_widths)
         self.subspace = nn.Parameter(nn.init.xavier_uniform_(torch.empty(a, a)))
-        self.layer_pair = layer_pair_indexed if indexed else layer_pair
+        self.layer_pair = layer_pair
 
     def forward(
-        self, teacher: list[Tensor], teacher_means: list[Tensor], student: list[Tensor]
+        self, teacher: Any, teacher_means: Sequence[Tensor], student: list[Tensor]
     ) -> Tensor:
-        """Teacher states and student states, lists of [N, d]; returns the loss."""
+        """The teacher as its ``prepare`` keeps it, student states [N, d]; returns the loss."""
         means = [state.mean(0) for state in student]
         q = torch.stack([m @ w for m, w in zip(teacher_means, self.query, strict=True)])
         k = torch.stack([m @ w for m, w in zip(means, self.key, strict=True)])
