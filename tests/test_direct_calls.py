@@ -42,15 +42,15 @@ def attention_backward(edges_t):
 REFUSED = {
     "spmm's rows behind col": (
         lambda: o.spmm(tensor([0, 10**8]), tensor([0]), None, X, False),
-        "rowptr must go from 0 to 1, the size of col, got 0 to 100000000",
+        "rowptr must go from 0 to 1, the size of col, or less, got 0 to 100000000",
     ),
     "edges of no row": (
         lambda: o.sddmm(tensor([0, 0]), tensor([0, 0, 0]), torch.ones(1, 3), torch.ones(1, 3)),
-        "rowptr must go from 0 to 3, the size of col, got 0 to 0",
+        "rowptr must end at 3, the size of col, got 0",
     ),
     "rows before the first edge": (
         lambda: o.spmm(tensor([-5, 1]), tensor([0]), None, X, False),
-        "rowptr must go from 0 to 1, the size of col, got -5 to 1",
+        "rowptr must go from 0 to 1, the size of col, or less, got -5 to 1",
     ),
     "a bias of no types": (lambda: relational(bias=torch.zeros(0)), "bias must be .types, out."),
     "a type beyond the biases": (

@@ -117,6 +117,7 @@ Gradients edge_attention_backward_cpu(Tensor rowptr, Tensor col, Tensor rowptr_t
   Attention in(rowptr, col, x, x_dst, att_src, att_dst, score_edge, negative_slope);
   in.mask = checked_mask(p, seed, layer, step);
   const CsrTensors csr_t(rowptr_t, col_t);
+  csr_t.check_all_edges();
   const int64_t rows = in.csr.rows(), sources = in.x.size(0), heads = in.heads();
   STD_TORCH_CHECK(csr_t.rows() == sources && csr_t.edges() == in.csr.edges(),
                   "rowptr_t and col_t must be of the transpose");

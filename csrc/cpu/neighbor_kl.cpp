@@ -100,6 +100,7 @@ std::tuple<Tensor, Tensor> neighbor_kl_cpu(Tensor rowptr, Tensor col, OptionalTe
   if (wanted) {
     STD_TORCH_CHECK(col_t.has_value() && perm.has_value(), "col_t and perm must be given");
     const CsrTensors csr_t(*rowptr_t, *col_t);
+    csr_t.check_all_edges();
     STD_TORCH_CHECK(csr_t.rows() == nodes && csr_t.edges() == in.csr.edges(),
                     "rowptr_t and col_t must be those of the transpose");
     STD_TORCH_CHECK(perm->scalar_type() == ScalarType::Long && perm->numel() == csr_t.edges(),
@@ -114,6 +115,7 @@ std::tuple<Tensor, Tensor> neighbor_kl_cpu(Tensor rowptr, Tensor col, OptionalTe
 Tensor neighbor_log_softmax_cpu(Tensor rowptr, Tensor col, Tensor x, int64_t similarity,
                                 double offset, int64_t power) {
   Neighbors in(rowptr, col, x, similarity, offset, power);
+  in.csr.check_all_edges();
   Tensor out = empty_output({in.csr.edges()}, in.dtype());
   in.pass.out = out.data_ptr();
   run(neighbor_kernels().log_softmax, in.pass, in.csr);

@@ -92,6 +92,7 @@ Tensor sddmm_cpu(Tensor rowptr, Tensor col, Tensor a, Tensor b) {
   const Tensor left = check_features("a", a, csr.rows(), dtype);
   const Tensor right = check_features("b", b, b.size(0), dtype);
   check_size("b", b, 1, a.size(1));
+  csr.check_all_edges();
   Tensor out = empty_output({csr.edges()}, accumulation_dtype(dtype));
   if (a.size(1) == 0) {
     return torch::stable::fill_(out, 0.0);
@@ -141,6 +142,7 @@ Tensor spmm_extremum_dvalue_cpu(Tensor rowptr, Tensor col, Tensor x, Tensor arg,
   const int64_t width = x.size(1);
   check_size("arg", arg, 1, width);
   check_size("dout", dout, 1, width);
+  csr.check_all_edges();
   Tensor out = empty_output({csr.edges()}, accumulation_dtype(dtype));
   const ExtremumDvalueArgs args = {
       csr.view(),     type, features.data_ptr(), winners.data_ptr(), gradient.data_ptr(),
