@@ -10,15 +10,18 @@ from __future__ import annotations
 import argparse
 import ctypes
 import json
+import math
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from registry.compare import compare, read
 from rich.console import Console
 
 HERE = Path(__file__).resolve()
 ROOT = HERE.parents[1]
+CHOICE = ("only", "quick", "graphs", "providers", "turns")
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -48,49 +51,104 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--tree", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--memory-of", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
-    given = [f"--{name.replace('_', '-')}" for name in ("out", "keep", "memory", "no_samples")
-             if getattr(options, name)]  # fmt: skip
-    if given and (options.compare or options.base):
-        parser.error(f"--compare and --base write no report, got {', '.join(given)}")
-    if options.keep and not (options.out and options.out.exists()):
-        parser.error(f"--keep needs a report in --out, got {options.out}")
-    if options.keep and options.providers != ["*"]:
-        parser.error("--keep replaces whole cases: it goes without --providers")
-    if options.threshold <= 1:
-        parser.error(f"--threshold must be more than 1, got {options.threshold}")
+    check(parser, options)
     return options
 
 
-def run(options: argparse.Namespace, console: Console) -> int:
-    """Time, show and write; 1 where ours was wrong, 2 where nothing was asked for."""
-    import pytest
-    from harness import check_kept, write_json
-    from registry import report
-    from registry.ratios import ratios
-    from torch import get_num_threads
+def check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End with a message where a flag is out of range or would do nothing."""
 
-    before = read(options.out) if options.keep else None
-    if before:
-        check_kept(before, get_num_threads())
+    def given(*names: str) -> str:
+        changed = [n for n in names if getattr(options, n) != parser.get_default(n)]
+        return ", ".join(f"--{name.replace('_', '-')}" for name in changed)
+
+    if not 1 < options.threshold < math.inf:
+        parser.error(f"--threshold must be a number of more than 1, got {options.threshold}")
+    if options.turns < 1:
+        parser.error(f"--turns must be 1 or more, got {options.turns}")
+    two = options.compare or options.base
+    if two and (flags := given("out", "keep", "memory", "no_samples")):
+        parser.error(f"--compare and --base write no report, got {flags}")
+    if options.compare and (flags := given(*CHOICE)):
+        parser.error(f"--compare times nothing: it goes without {flags}")
+    if options.base and given("providers"):
+        parser.error("--base times ours alone: it goes without --providers")
+    if not two and given("threshold"):
+        parser.error("--threshold judges two versions: it needs --compare or --base")
+    if options.no_samples and not options.out:
+        parser.error("--no-samples is of a report: it needs --out")
+    if options.keep and not (options.out and options.out.exists()):
+        parser.error(f"--keep needs a report in --out, got {options.out}")
+    if options.keep and given("providers"):
+        parser.error("--keep replaces whole cases: it goes without --providers")
+
+
+def check_out(path: Path) -> None:
+    """Raise OSError unless a report can be written there; folders are made."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            path.open("a").close()
+        else:
+            tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise OSError(
+            f"--out must be a file that can be written, got {path} ({error}); name another"
+        ) from error
+
+
+def time_cases(options: argparse.Namespace) -> tuple[dict[str, Any] | None, int]:
+    """(report, pytest's exit code); None where nothing was timed and no case says why."""
+    import pytest
+    from registry import report
+
+    registry = HERE.parent / "registry"
     with tempfile.TemporaryDirectory() as folder:
-        raw = Path(folder) / "raw.json"
+        raw, record = Path(folder) / "raw.json", Path(folder) / "record.json"
         flags = [f"--only={p}" for p in options.only]
         flags += [f"--provider={p}" for p in options.providers]
         flags += [f"--graph={name}" for name in options.graphs]
         flags += [f"--turns={options.turns}", *(["--quick"] if options.quick else [])]
         flags += [f"--tree={options.tree}"] if options.tree else []
-        registry = HERE.parent / "registry"
         code = pytest.main([str(registry), "-c", str(registry / "pytest.ini"), *flags,
                             "--benchmark-quiet", "--benchmark-disable-gc",
-                            f"--benchmark-json={raw}"])  # fmt: skip
-        if not raw.exists() or not raw.stat().st_size:
-            chosen = " ".join([*options.only, *options.graphs, *options.providers])
-            why = f"flags must leave a case op/graph/width/dtype and a provider, got {chosen}"
-            if code not in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-                why = f"nothing was timed, pytest ended with {code}"
-            console.print(f"error: {why}", style="red", soft_wrap=True)
-            return 2
-        found = report.fold(json.loads(raw.read_text()))
+                            f"--benchmark-json={raw}", f"--record={record}"])  # fmt: skip
+        about = json.loads(record.read_text()) if record.exists() else None
+        if raw.exists() and raw.stat().st_size:
+            return report.fold(json.loads(raw.read_text())["benchmarks"], about), code
+        if about and about["left_out"]:
+            return report.fold([], about), code
+    if code == pytest.ExitCode.OK and about and not about["tests"]:
+        code = pytest.ExitCode.NO_TESTS_COLLECTED
+    return None, code
+
+
+def untimed(options: argparse.Namespace, code: int) -> str:
+    """Why there is no report."""
+    from pytest import ExitCode
+
+    if code != ExitCode.NO_TESTS_COLLECTED:
+        return f"nothing was timed, pytest ended with {code}"
+    chosen = " ".join([*options.only, *options.graphs, *options.providers])
+    return f"flags must leave a case op/graph/width/dtype and a provider, got {chosen}"
+
+
+def run(options: argparse.Namespace, console: Console) -> int:
+    """Time, show and write; 1 where ours was wrong, 2 where nothing was asked for."""
+    from harness import check_kept, write_json
+    from registry import report
+    from registry.ratios import ratios
+    from torch import get_num_threads
+
+    if options.out:
+        check_out(options.out)
+    before = read(options.out) if options.keep else None
+    if before:
+        check_kept(before, get_num_threads())
+    found, code = time_cases(options)
+    if found is None:
+        console.print(f"error: {untimed(options, code)}", style="red", soft_wrap=True)
+        return 2
     if options.memory:
         rows = found["rows"]
         chosen = [row for pair in ratios(found) for row in pair if row is not None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import costs
@@ -20,6 +21,7 @@ from gpu_compare import (
     Maker,
     Row,
     but_for_ties,
+    by_rows,
     compiled,
     gradient,
     installed,
@@ -35,8 +37,10 @@ from abkd_fast.ops import conv, segment_csr, spmm
 WIDTHS = (64, 128, 256)
 GRAPHS = ("pubmed", "ogbn-arxiv", "ogbn-products")
 ALPHA, BETA = 0.1, 0.12
-SAMPLE = 200  # rows that are compared with float64
+SAMPLE = 200  # rows that are compared with float64 on a GPU: large graphs fill it
+COLUMNS = 8  # whose messages of all edges are held in float64 at a time
 Side = Callable[[Tensor], Tensor]
+Rows = Tensor | slice
 
 
 def torch_csr(graph: CSRGraph) -> Tensor:
@@ -83,11 +87,32 @@ def gather_scatter(graph: CSRGraph, reduce: str = "sum") -> Side:
     return product
 
 
-def some_rows(graph: CSRGraph) -> Tensor:
-    """Rows that are compared with float64, the longest among them."""
+def compared_rows(graph: CSRGraph) -> Rows:
+    """Rows that are compared with float64: all on the CPU, else some, the longest among them."""
+    if graph.device.type == "cpu":
+        return slice(None)
     rows = torch.randint(graph.num_dst, (SAMPLE,), device=graph.device)
     rows[0] = graph.rowptr.diff().argmax()
     return rows
+
+
+def exact_rows(
+    graph: CSRGraph, rows: Rows, of: Callable[[Rows], Tensor], transposed: bool = False
+) -> Tensor:
+    """Rows of the product with ``of(nodes)``, in float64; scipy's where they are all."""
+    if isinstance(rows, Tensor):
+        return sampled(graph.t() if transposed else graph, rows, of)
+    matrix = graph.to_scipy().astype("float64")
+    matrix = matrix.T if transposed else matrix
+    return torch.from_numpy(matrix @ of(rows).double().numpy())
+
+
+def exact_extremum(graph: CSRGraph, x: Tensor, dout: Tensor) -> list[Tensor]:
+    """[out, dx] of the largest messages in float64, a few columns at a time."""
+    function = gather_scatter(graph, "max")
+    parts = zip(x.split(COLUMNS, 1), dout.split(COLUMNS, 1), strict=True)
+    found = [gradient(function, part.double(), d.double())() for part, d in parts]
+    return [torch.cat(columns, 1) for columns in zip(*found, strict=True)]
 
 
 def sampled(
@@ -125,12 +150,16 @@ def spmm_case(graph: CSRGraph, label: str, width: int, dtype: torch.dtype, devic
     sides["gather + scatter"] = peer(lambda: gather_scatter(graph))
     sides["torch.compile"] = peer(lambda: compiled(gather_scatter(graph), device))
     messages = 2 * x.element_size() * graph.num_edges * width
-    rows = some_rows(graph)
-    expected = sampled(graph, rows, lambda nodes: x[nodes])
+    rows = compared_rows(graph)
+
+    @cache
+    def expected() -> Tensor:
+        return exact_rows(graph, rows, lambda nodes: x[nodes])
+
     return Case(
         "spmm", f"{label}, F={width}", dtype,
         costs.spmm(graph.num_dst, graph.num_edges, width, x.element_size()), sides,
-        lambda found: relative([found[0][rows]], [expected]),
+        lambda found: by_rows([found[0][rows]], [expected()]),
         needs=dict.fromkeys(("gather + scatter", "torch.compile"), messages),
         facts=sizes(graph, width),
     )  # fmt: skip
@@ -162,18 +191,22 @@ def conv_case(graph: CSRGraph, label: str, width: int, device: str) -> Case:
     def step(make: Callable[[], Side]) -> Maker:
         return lambda: gradient(make(), x, dout)
 
-    rows, w = some_rows(graph), weight.double()
+    rows, w = compared_rows(graph), weight.double()
 
     def mix(state: Tensor, matrix: Tensor) -> Tensor:
         return (1 - BETA) * state + BETA * state @ matrix
 
     def exact(found: Found) -> float:
-        """Some rows of both in float64, whose ReLU opens where ours does."""
-        product = sampled(graph, rows, lambda nodes: x[nodes])
+        """Rows of both in float64, whose ReLU opens where ours does."""
+
+        def scores(nodes: Rows) -> Tensor:
+            return mix((dout[nodes] * (found[0][nodes] > 0)).double(), w.t())
+
+        product = exact_rows(graph, rows, lambda nodes: x[nodes])
         mixed = torch.lerp(product, start[rows].double(), ALPHA)
-        dx = sampled(graph.t(), rows, lambda v: mix((dout[v] * (found[0][v] > 0)).double(), w.t()))
+        dx = exact_rows(graph, rows, scores, transposed=True)
         expected = [mix(mixed, w).relu(), (1 - ALPHA) * dx]
-        return relative([part[rows] for part in found], expected)
+        return by_rows([part[rows] for part in found], expected)
 
     sides: dict[str, Maker] = ours(device, step(lambda: fused))
     sides["torch CSR"] = step(lambda: separate(torch_csr(graph).__matmul__))
@@ -204,15 +237,22 @@ def extremum_case(graph: CSRGraph, label: str, width: int, device: str) -> Case:
     messages = 5 * 4 * graph.num_edges * width
     index = graph.col.element_size()
     cost = costs.spmm_extremum(graph.num_dst, graph.num_edges, width, 4, index, backward=True)
-    rows = some_rows(graph)
-    expected = sampled(graph, rows, lambda nodes: x[nodes], "max")
+    rows = compared_rows(graph)
+
+    @cache
+    def expected() -> list[Tensor]:
+        if isinstance(rows, Tensor):
+            return [sampled(graph, rows, lambda nodes: x[nodes], "max")]
+        return exact_extremum(graph, x, dout)
 
     def exact(found: Found) -> float:
-        """Some rows in float64; the gradient by <x, dx> = <out, dout>, one edge wins a row."""
+        """In float64; of a sample the gradient by <x, dx> = <out, dout>, one edge wins a row."""
+        if isinstance(rows, slice):
+            return largest([by_rows(found[:1], expected()[:1]), but_for_ties(found, expected())])
         out, dx = found
         inner = (x.double() * dx).sum() - (out.double() * dout).sum()
         scale = out.double().norm() * dout.double().norm()
-        return largest([relative([out[rows]], [expected]), float(inner.abs() / scale)])
+        return largest([by_rows([out[rows]], expected()), float(inner.abs() / scale)])
 
     return Case("spmm max", f"{label}, F={width}, forward+backward", torch.float32, cost, sides,
                 exact, but_for_ties, dict.fromkeys(("gather + scatter", "torch.compile"), messages),

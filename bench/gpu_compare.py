@@ -36,6 +36,19 @@ def but_for_ties(found: Found, expected: Found) -> float:
     return largest([relative([out], expected[:1]), float(differ.double().mean())])
 
 
+def by_rows(found: Found, expected: Found) -> float:
+    """Largest difference of any row, in norm, relative to the row's norm or the rms one, if larger.
+
+    One wrong row of many is far from right here, and near it in the norm of the whole.
+    """
+    errors = []
+    for a, b in zip(found, expected, strict=True):
+        difference, norms = (a.double() - b.double()).norm(dim=1), b.double().norm(dim=1)
+        rms = float(norms.square().mean().sqrt())
+        errors.append(float((difference / norms.clamp(min=max(rms, 1e-30))).max()))
+    return largest(errors)
+
+
 @dataclass
 class Case:
     """Sides that compute the same, `abkd_fast` first, and how to tell whether they do.

@@ -193,6 +193,14 @@ def write_json(path: Path, **content: Any) -> None:
 
 def check_kept(before: Mapping[str, Any], threads: int) -> None:
     """Raise ValueError where rows of a report cannot stand beside those of a run."""
+    about = before.get("environment", {})
+    absent = [name for name in ("created", "threads", "environment") if name not in before]
+    absent += [f"environment.{name}" for name in ("cpu", "load") if name not in about]
+    if absent:
+        raise ValueError(
+            "a report whose rows are kept must have created, threads and environment (cpu, load), "
+            f"got none of {', '.join(absent)}; give this run another --out"
+        )
     then, now = before["environment"]["cpu"], environment()["cpu"]
     for what, there, here in (("threads", before["threads"], threads), ("processor", then, now)):
         if there != here:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 Report = dict[str, Any]
@@ -55,10 +57,18 @@ class Point:
 
 
 def copy_rate(machine: Report, touched_mb: float) -> float:
-    """Of the smallest copy that touches as much, else of the largest."""
+    """Of a copy that touches as much: between the sizes measured, linear in log(size).
+
+    Below the smallest and above the largest size it is theirs.
+    """
     rates = {int(size): rate for size, rate in machine["copy_gb_s"].items()}
-    enough = [size for size in rates if size >= touched_mb]
-    return rates[min(enough) if enough else max(rates)]
+    sizes = sorted(rates)
+    place = bisect(sizes, touched_mb)
+    if place in (0, len(sizes)):
+        return float(rates[sizes[max(place - 1, 0)]])
+    below, above = sizes[place - 1 : place + 1]
+    share = log(touched_mb / below) / log(above / below)
+    return float(rates[below] + share * (rates[above] - rates[below]))
 
 
 def point(op: str, case: str, row: Report, ms: float, machine: Report) -> Point:

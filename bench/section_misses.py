@@ -80,7 +80,7 @@ def spmm_profile(report: Report) -> list[str]:
     head = ["graph", "width", "what", "ours, ms", "ratio", "fastest peer", "touched, MB"]
     return [
         f"{len(cells)} of {len(report['rows'])} cases are behind their target. GB/s counts a row "
-        "of x for every edge; *of copy* is that over the rate of the next larger copy measured "
+        "of x for every edge; *of copy* is that over the rate of a copy that touches as much "
         f"({sizes}), which rows that are read again from nearer caches exceed:",
         "",
         *table([*head, "GB/s", "of copy"], cells),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from limits import copy_rate
 from registry.ratios import ratios
 from sections import figure, figure_line, machine, machine_and_load, table
 
@@ -12,9 +13,10 @@ TINY = "tiny"
 Row = dict[str, Any]
 
 
-def line(ours: Row, peer: Row | None, memory: bool) -> list[str]:
+def line(ours: Row, peer: Row | None, memory: bool, limits: dict[str, Any]) -> list[str]:
     cells = [ours["op"], ours["label"], ours["width"], ours["dtype"], figure(ours["p50"])]
-    cells += [figure(ours["gb_s"]), f"{ours['of_copy']:.0%}"]
+    share = ours["gb_s"] / copy_rate(limits, ours["touched_mb"])
+    cells += [figure(ours["gb_s"]), f"{share:.0%}"]
     if peer is None:
         return [*cells, *[NONE] * (4 if memory else 2)]
     cells += [peer["provider"], f"{peer['p50'] / ours['p50']:.1f}x"]
@@ -43,10 +45,18 @@ def registry_section(report: dict[str, Any]) -> list[str]:
         "a line an op, graph, width and type, ours against the",
         f"fastest of all providers that were right ({', '.join(f'`{p}`' for p in peers)}).",
         "*of copy*: the bytes the op must move in our time, over the rate of a copy that touches",
-        f"as many. {machine(report)} {threads} thread{'s' * (threads > 1)}; load of the machine",
+        "as many. *extra MB*: the peak of two steps above what a process held after one.",
+        f"{machine(report)} {threads} thread{'s' * (threads > 1)}; load of the machine",
         f"when it ended: {report['environment']['load']:.1f}.",
         "",
-        *table(head, [line(ours, peer, memory) for ours, peer in found if ours["graph"] != TINY]),
+        *table(
+            head,
+            [
+                line(ours, peer, memory, report["machine"])
+                for ours, peer in found
+                if ours["graph"] != TINY
+            ],
+        ),
         "",
         *(["Not timed:", "", *left_out, ""] if left_out else []),
     ]

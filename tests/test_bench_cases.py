@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 pytest.importorskip("torch_geometric")
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,19 @@ def test_ours_is_right_in_every_case(name):
     assert "synthetic" in Spec(name, "tiny", 1, "float32").label()
     peers = [side for side in case.sides if not side.startswith("abkd_fast")]
     assert peers or (name in ONLY_TORCH_SPARSE and find_spec("torch_sparse") is None)
+
+
+def test_time_of_neighborhood_has_the_positions_that_it_sets_up():
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, arguments=(), options=None):
+            names.append(function.__name__)
+            return function(*arguments, **(options or {}))
+
+    names = []
+    step = Spec("neighborhood", "tiny", 1, "float32").make().sides["abkd_fast"]()
+    with Calls():
+        step()
+    assert "full_like.default" in names
 
 
 def sample(graph, nodes, limit):

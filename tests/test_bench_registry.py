@@ -17,11 +17,12 @@ from abkd_fast._checkout import find_checkout
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "bench"))
 from harness import check_kept  # noqa: E402
+from limits import copy_rate  # noqa: E402
 from registry.base import renewed  # noqa: E402
 from registry.compare import compare, read, slower  # noqa: E402
 from registry.report import with_kept  # noqa: E402
 
-from bench import parse  # noqa: E402
+from bench import check_out, main, parse  # noqa: E402
 
 WRONG_PROVIDER = """
 import sys
@@ -56,6 +57,37 @@ OPS["linear+gradient"] = type(entry)(with_wrong, *list(vars(entry).values())[1:]
 flags = ["--quick", "--graphs", "tiny", "--turns", "1", "--only", "linear*", "--out", "report.json"]
 sys.exit(bench.main([*flags, "--providers", "F.linear", "one*"]))
 """
+
+
+WRONG_OURS = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import bench
+from registry.cases import OPS
+
+entry = OPS["linear+gradient"]
+
+def with_wrong(*arguments):
+    case = entry.make(*arguments)
+    right = case.sides["abkd_fast"]
+    case.sides["abkd_fast"] = lambda: lambda: [1.01 * part for part in right()()]
+    return case
+
+if sys.argv[2] == "wrong":
+    OPS["linear+gradient"] = type(entry)(with_wrong, *list(vars(entry).values())[1:])
+flags = ["--quick", "--graphs", "tiny", "--turns", "1", "--providers", "none"]
+sys.exit(bench.main([*flags, *sys.argv[3:]]))
+"""
+
+
+def run_linear(folder, how, *flags):
+    """The registry in a fresh process, ours `right` or `wrong` in linear's case."""
+    command = [sys.executable, "-c", WRONG_OURS, str(ROOT / "bench"), how, *flags]
+    if "--keep" in flags:
+        command[2] = WRONG_OURS.replace(', "--providers", "none"', "")
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=folder, env=environment(), check=False
+    )
 
 
 def environment(tree=ROOT):
@@ -111,6 +143,43 @@ def test_wrong_provider_is_reported_and_not_timed(tmp_path):
     assert all(row["p50"] > 0 and row["of_copy"] > 0 for row in found["rows"])
 
 
+def test_ours_being_wrong_everywhere_is_told_compared_and_renewed(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    case = "linear+gradient/tiny/64/float32"
+    only = ["--only", "linear*", "--out"]
+    before = run_linear(tmp_path, "right", *only, "a.json")
+    assert before.returncode == 0, before.stdout + before.stderr
+    done = run_linear(tmp_path, "wrong", *only, "b.json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert f"not timed: {case}, abkd_fast: abkd_fast differs from float64 by 0.01" in done.stdout
+    assert "flags must leave" not in done.stdout
+    (row,) = read(tmp_path / "a.json")["rows"]
+    assert row["label"] == "tiny size, synthetic R-MAT"
+    console = Console(file=io.StringIO(), width=160)
+    sides = read(tmp_path / "a.json"), read(tmp_path / "b.json")
+    assert compare(*sides, 1.2, console) == 1
+    assert f"wrong: {row['spec']}: abkd_fast differs from float64" in console.file.getvalue()
+    again = run_linear(tmp_path, "right", *only, "b.json", "--keep")
+    assert again.returncode == 0, again.stdout + again.stderr
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["left_out"] == [] and found["rows"]
+
+
+def test_flags_that_leave_no_case_end_with_2(tmp_path):
+    pytest.importorskip("pytest_benchmark")
+    done = run_linear(tmp_path, "wrong", "--only", "nothing*")
+    assert done.returncode == 2 and "flags must leave a case" in done.stdout
+
+
+def test_folder_that_cannot_be_written_is_noticed_before_anything_is_timed(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file" / "a.json", tmp_path):
+        assert main(["--only", "nothing*", "--out", str(out)]) == 2
+        assert f"--out must be a file that can be written, got {out}" in capsys.readouterr().out
+    check_out(tmp_path / "new" / "a.json")
+    assert not list((tmp_path / "new").iterdir())
+
+
 def test_slower_row_is_named_and_gives_exit_code_1():
     code, text = compared(report(spmm=1.0, conv=2.0), report(spmm=1.5, conv=2.0))
     assert code == 1
@@ -136,6 +205,35 @@ def test_peers_are_a_control_and_no_regression():
     assert code == 0 and "peers: 2.00 times" in text
 
 
+def test_plain_torch_does_not_count_and_a_back_end_is_named():
+    before, after = report(spmm=1.0, conv=1.0), report(spmm=1.0, conv=2.0)
+    for side in (before, after):
+        side["rows"][1]["provider"] = "abkd_fast reference"
+    code, text = compared(before, after)
+    assert code == 0 and "\nslower:" not in text and "abkd_fast reference" in text
+    for side in (before, after):
+        side["rows"][1]["provider"] = "abkd_fast triton"
+    code, text = compared(before, after)
+    assert code == 1
+    assert "\nslower: conv/pubmed/64/float32, abkd_fast triton: 1 -> 2 ms, 2.00 times" in text
+
+
+@pytest.mark.parametrize("spec", ["conv/pubmed/64/float32", "conv/pubmed, synthetic/64/float32"])
+def test_case_in_which_ours_became_wrong_gives_exit_code_1(spec):
+    before, after = report(spmm=1.0, conv=1.0), report(spmm=1.0)
+    facts = {"op": "conv", "graph": "pubmed", "width": "64", "dtype": "float32", "spec": spec}
+    before["rows"][1] |= facts
+    gone = {"spec": "conv/pubmed/64/float32", "provider": "abkd_fast", "why": "ValueError: no"}
+    code, text = compared(before, after | {"left_out": [gone]})
+    assert code == 1 and f"wrong: {spec}: ValueError: no" in text
+    code, text = compared(before, {"rows": [], "left_out": [gone]})  # nothing in common
+    assert code == 1 and f"wrong: {spec}: ValueError: no" in text
+    code, text = compared(before, after | {"left_out": [gone | {"provider": "PyG"}]})
+    assert code == 0 and "wrong:" not in text
+    code, text = compared(report(spmm=1.0), after | {"left_out": [gone]})  # was not timed before
+    assert code == 0 and "wrong:" not in text
+
+
 def test_rows_of_one_report_are_named():
     code, text = compared(report(spmm=1.0, conv=1.0), report(spmm=1.0, linear=1.0))
     assert code == 0
@@ -150,6 +248,28 @@ def test_nothing_in_common_is_an_error():
 def test_reports_of_other_threads_are_an_error():
     with pytest.raises(ValueError, match="as many threads, got 1 and 2"):
         compared(report(conv=1.0) | {"threads": 1}, report(conv=1.0) | {"threads": 2})
+
+
+def test_reports_of_other_processors_are_an_error():
+    sides = [report(conv=ms) | {"environment": {"cpu": name}} for ms, name in ((1, "A"), (2, "B"))]
+    with pytest.raises(ValueError, match="the same processor, got A and B"):
+        compared(*sides)
+    assert compared(sides[0], report(conv=1.0))[0] == 0
+
+
+def test_line_of_what_was_not_timed_goes_when_its_case_is_timed():
+    case = {"op": "spmm", "graph": "tiny", "width": "64", "dtype": "float32"}
+    gone = {"spec": "spmm/tiny/64/float32", "provider": "abkd_fast", "why": "wrong"}
+    row = report(spmm=1.0)["rows"][0] | case | {"spec": "spmm/tiny, synthetic/64/float32"}
+    timed, both = {"rows": [row], "left_out": []}, [gone, gone | {"provider": "PyG"}]
+    assert with_kept(timed, {"rows": [], "left_out": both}) == timed
+    found = with_kept({"rows": [], "left_out": [gone]}, {"rows": [row], "left_out": []})
+    assert found == {"rows": [], "left_out": [gone]}
+
+
+def test_report_that_does_not_say_its_run_keeps_no_rows():
+    with pytest.raises(ValueError, match="got none of created, .*environment.cpu.*another --out"):
+        check_kept(report(spmm=1.0) | {"threads": 1}, 1)
 
 
 def test_cases_that_are_not_timed_again_are_kept():
@@ -184,6 +304,16 @@ def test_cases_that_are_not_timed_again_are_kept():
         (["--keep", "--out", "nowhere.json"], "--keep needs a report in --out"),
         (["--base", "main", "--out", "a.json"], "--compare and --base write no report, got --out"),
         (["--keep", "--out", __file__, "--providers", "PyG"], "it goes without --providers"),
+        (["--compare", "a", "b", "--only", "spmm*"], "it goes without --only"),
+        (["--compare", "a", "b", "--quick", "--graphs", "tiny"], "without --quick, --graphs"),
+        (["--compare", "a", "b", "--providers", "PyG"], "it goes without --providers"),
+        (["--compare", "a", "b", "--turns", "3"], "it goes without --turns"),
+        (["--base", "main", "--providers", "PyG"], "it goes without --providers"),
+        (["--threshold", "1.3"], "it needs --compare or --base"),
+        (["--no-samples"], "it needs --out"),
+        (["--base", "main", "--threshold", "nan"], "a number of more than 1, got nan"),
+        (["--base", "main", "--threshold", "inf"], "a number of more than 1, got inf"),
+        (["--turns", "0"], "--turns must be 1 or more, got 0"),
     ],
 )
 def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
@@ -192,10 +322,30 @@ def test_flags_that_would_do_nothing_are_refused(flags, message, capsys):
     assert stopped.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_another_json_is_refused(tmp_path):
-    (tmp_path / "spmm.json").write_text('{"rows": [{"width": 4}]}')
+@pytest.mark.parametrize(
+    "text",
+    ['{"rows": [{"width": 4}]}', "[1]", '{"rows": [1]}', '{"rows": null}', "{}", "{", "\udcff",
+     '{"rows": [], "left_out": [1]}', '{"rows": [], "environment": null}',
+     json.dumps(report(spmm=float("nan"))), json.dumps(report(spmm=0.0))],
+)  # fmt: skip
+def test_another_json_is_refused(text, tmp_path, capsys):
+    good, bad = tmp_path / "good.json", tmp_path / "bad.json"
+    good.write_text(json.dumps(report(spmm=1.0)))
+    bad.write_text(text, errors="surrogateescape")
     with pytest.raises(ValueError, match="must be a report of `abkd-fast bench --out`"):
-        read(tmp_path / "spmm.json")
+        read(bad)
+    assert main(["--compare", str(good), str(bad)]) == 2
+    assert f"error: {bad} must be a report" in capsys.readouterr().out
+
+
+def test_rate_of_a_copy_does_not_jump_between_the_sizes_measured():
+    machine = {"copy_gb_s": {"1": 100.0, "4": 80.0, "1024": 20.0}}
+    assert [copy_rate(machine, mb) for mb in (0.0, 0.5, 1, 4, 1024, 5000)] == [
+        100.0, 100.0, 100.0, 80.0, 20.0, 20.0
+    ]  # fmt: skip
+    assert copy_rate(machine, 2.0) == pytest.approx(90.0)
+    assert copy_rate(machine, 64.0) == pytest.approx(50.0)
+    assert copy_rate({"copy_gb_s": {"64": 50.0}}, 10.0) == 50.0
 
 
 def test_command_needs_a_checkout(tmp_path):

@@ -106,7 +106,7 @@ def row(provider, p50, dtype="float32", **rest):
     label = "some, synthetic"
     found = {"op": "spmm", "graph": "some", "label": label, "width": "16", "dtype": dtype}
     found |= {"spec": f"spmm/{label}/16/{dtype}", "provider": provider, "p50": p50}
-    return found | {"gb_s": 4.0, "of_copy": 0.5} | rest
+    return found | {"gb_s": 4.0, "touched_mb": 1.0} | rest
 
 
 def report_of(rows, left_out=()):
@@ -115,6 +115,7 @@ def report_of(rows, left_out=()):
         "rows": rows,
         "left_out": list(left_out),
         "threads": 1,
+        "machine": {"copy_gb_s": {"64": 8.0}},
         "created": "2000-01-01",
         "environment": about,
     }
@@ -139,7 +140,7 @@ def test_ratio_is_to_the_fastest_peer_that_was_right():
     (ours, peer), (_, missing), _ = ratios(report)
     assert (ours["p50"], peer["provider"], missing) == (2.0, "torch CSR", None)
     text = "\n".join(section_registry.registry_section(report))
-    assert "| torch CSR | 2.5x |" in text and "scipy: wrong by 0.1" in text
+    assert "| 2 | 4 | 50% | torch CSR | 2.5x |" in text and "scipy: wrong by 0.1" in text
     assert "tiny" not in text and text.count("| spmm |") == 2
     figure = draw_ratios({"registry": report})
     (dot,) = [line for line in figure.axes[0].lines if line.get_marker() == "o"]

@@ -20,7 +20,14 @@ import gpu_compare  # noqa: E402
 import gpu_graphs  # noqa: E402
 import gpu_parts  # noqa: E402
 import gpu_report  # noqa: E402
-from bench_gpu_graph import spmm_case  # noqa: E402
+from bench_gpu_graph import (  # noqa: E402
+    conv_case,
+    exact_extremum,
+    exact_rows,
+    extremum_case,
+    sampled,
+    spmm_case,
+)
 from gpu_check import Outcome, Part  # noqa: E402
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
@@ -243,6 +250,47 @@ def test_a_peer_that_fails_is_named_and_ours_may_not():
     case.sides = {"abkd_fast": off}
     with pytest.raises(SystemExit, match="abkd_fast differs from float64"):
         gpu_compare.checked(case, "cpu")
+
+
+@pytest.mark.parametrize("op", ["spmm", "spmm bfloat16", "conv", "spmm max"])
+def test_on_the_cpu_one_wrong_row_of_ours_is_seen(op):
+    torch.manual_seed(0)
+    graph = gpu_graphs.rmat(3000, 20_000, "cpu").gcn_norm()
+    if op.startswith("spmm") and op != "spmm max":
+        dtype = torch.bfloat16 if "bfloat16" in op else torch.float32
+        case = spmm_case(graph, "some", 8, dtype, "cpu")
+    else:
+        case = (conv_case if op == "conv" else extremum_case)(graph, "some", 8, "cpu")
+    bound, found = gpu_compare.BOUNDS[case.dtype], case.sides["abkd_fast"]()()
+    assert case.truth(found) <= bound
+    for place, part in enumerate(found):  # the output, then its gradient
+        row = int(part.float().norm(dim=1).sort().indices[part.size(0) // 2])
+        wrong = [tensor.clone() for tensor in found]
+        wrong[place][row] += part[row].abs().max()
+        assert case.truth(wrong) > bound, f"{op}, tensor {place}"
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_a_sample_of_rows_is_that_of_all(transposed):
+    torch.manual_seed(0)
+    graph, x = gpu_graphs.rmat(300, 2000, "cpu").gcn_norm(), torch.randn(300, 12)
+    rows = torch.randperm(300)[:40]
+    whole = exact_rows(graph, slice(None), lambda nodes: x[nodes], transposed)
+    some = exact_rows(graph, rows, lambda nodes: x[nodes], transposed)
+    assert torch.allclose(some, whole[rows], rtol=1e-12, atol=1e-12)
+    if not transposed:
+        largest, _ = exact_extremum(graph, x, torch.randn(300, 12))
+        assert torch.equal(sampled(graph, rows, lambda nodes: x[nodes], "max"), largest[rows])
+
+
+def test_differences_are_relative_to_rows_and_not_to_rows_of_zeros():
+    found, expected = torch.ones(10_000, 4), torch.ones(10_000, 4)
+    found[7] = 1.5
+    assert gpu_compare.by_rows([found], [expected]) == pytest.approx(0.5)
+    expected[7], found[7] = 0, 1e-7
+    assert gpu_compare.by_rows([found], [expected]) < 1e-6
+    found[7] = float("nan")
+    assert gpu_compare.by_rows([found], [expected]) == float("inf")
 
 
 def test_a_peer_without_room_is_named():

@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from registry.compare import Report, slower
-from registry.report import FIELDS, merged
+from registry.compare import FIELDS, Report, slower
+from registry.report import merged
 
 SIDES = ("before", "after")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 Report = dict[str, Any]
+FIELDS = ("op", "graph", "width", "dtype")
+
+
+def counts(provider: str) -> bool:
+    """Whether it is kernels of ours: the default and back ends by name, not plain torch."""
+    return provider.startswith("abkd_fast") and provider != "abkd_fast reference"
+
+
+def specs(row: dict[str, Any]) -> set[str]:
+    """Names of a row's case: with the graph's label, and with its name, which left_out has."""
+    found = {row["spec"]}
+    return found | {"/".join(row[f] for f in FIELDS)} if {*FIELDS} <= {*row} else found
 
 
 @dataclass(frozen=True)
@@ -42,17 +55,62 @@ class Pair:
 
     def line(self) -> str:
         a, b = self.before, self.after
+        who = self.spec if self.provider == "abkd_fast" else f"{self.spec}, {self.provider}"
         return (
-            f"slower: {self.spec}: {a['p50']:.3g} -> {b['p50']:.3g} ms, {self.ratio:.2f} times "
+            f"slower: {who}: {a['p50']:.3g} -> {b['p50']:.3g} ms, {self.ratio:.2f} times "
             f"({a['p20']:.3g} to {a['p80']:.3g} before, {b['p20']:.3g} to {b['p80']:.3g} after)"
         )
 
 
 def read(path: Path) -> Report:
-    report: Report = json.loads(path.read_text())
-    if not all({"spec", "provider", "p20"} <= {*row} for row in report.get("rows", [{}])):
-        raise ValueError(f"{path} must be a report of `abkd-fast bench --out`, got another JSON")
-    return report
+    """A report, checked.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no report of `abkd-fast bench --out`.
+    """
+    try:
+        report: Report = json.loads(path.read_text())
+        wrong = fault(report)
+    except (ValueError, RecursionError) as error:
+        wrong = f"no JSON ({error})"
+    if wrong:
+        raise ValueError(
+            f"{path} must be a report of `abkd-fast bench --out`, got {wrong}; time it again"
+        )
+    return {"left_out": [], **report}
+
+
+def fault(report: Any) -> str:
+    """What a report is instead of one; "" where nothing is wrong."""
+    if not isinstance(report, dict):
+        return f"another JSON, {type(report).__name__} in place of an object"
+    if not isinstance(report.get("environment", {}), dict):
+        return f"another JSON, environment = {report['environment']!r}"
+    for name, known in (("rows", is_row), ("left_out", is_left_out)):
+        found = report.get(name, [] if name == "left_out" else None)
+        if not isinstance(found, list):
+            return f"another JSON, {name} = {found!r:.60}"
+        for place, row in enumerate(found):
+            if not (isinstance(row, dict) and known(row)):
+                return f"another JSON, {name}[{place}] = {row!r:.60}"
+    return ""
+
+
+def is_row(row: dict[str, Any]) -> bool:
+    """Whether it names a case and a provider, and has quantiles above 0."""
+    named = all(isinstance(row.get(name), str) for name in ("spec", "provider"))
+    given = [f for f in FIELDS if f in row]
+    times = [row.get(name) for name in ("p20", "p50", "p80")]
+    return (
+        named
+        and all(isinstance(row[f], str) for f in given)
+        and all(isinstance(t, int | float) and math.isfinite(t) and t > 0 for t in times)
+    )
+
+
+def is_left_out(row: dict[str, Any]) -> bool:
+    return all(isinstance(row.get(name), str) for name in ("spec", "provider", "why"))
 
 
 def pairs(before: Report, after: Report) -> list[Pair]:
@@ -68,28 +126,53 @@ def only_in(one: Report, other: Report) -> list[str]:
 
 
 def slower(before: Report, after: Report, threshold: float) -> list[Pair]:
-    """Rows of ours that got slower."""
-    mine = [p for p in pairs(before, after) if p.provider.startswith("abkd_fast")]
+    """Rows of our kernels that got slower."""
+    mine = [p for p in pairs(before, after) if counts(p.provider)]
     return [pair for pair in mine if pair.verdict(threshold) == "slower"]
 
 
+def became_wrong(before: Report, after: Report) -> list[str]:
+    """A line for each case of our kernels that was timed before and is left out after."""
+    why = {gone["spec"]: gone["why"] for gone in after.get("left_out", [])
+           if counts(gone["provider"])}  # fmt: skip
+    found: dict[str, str] = {}
+    for row in before["rows"]:
+        for spec in specs(row) & {*why} if counts(row["provider"]) else ():
+            found[row["spec"]] = f"wrong: {row['spec']}: {why[spec]}"
+    return [*found.values()]
+
+
+def check_same(before: Report, after: Report) -> None:
+    """Raise ValueError where the reports are of other numbers of threads or processors."""
+    threads = before.get("threads"), after.get("threads")
+    if threads[0] != threads[1]:
+        raise ValueError(
+            f"reports must be of as many threads, got {threads[0]} and {threads[1]}; time one of "
+            "them again with the other's OMP_NUM_THREADS"
+        )
+    cpus = [report.get("environment", {}).get("cpu") for report in (before, after)]
+    if None not in cpus and cpus[0] != cpus[1]:
+        raise ValueError(
+            f"reports must be of the same processor, got {cpus[0]} and {cpus[1]}; time both on one"
+        )
+
+
 def compare(before: Report, after: Report, threshold: float, console: Console) -> int:
-    """Print a table of ratios and a line for each slowed row of ours; 1 where there is one.
+    """Print ratios and a line for each row of ours that is slower or wrong; 1 where there is one.
 
     Peers' rows are a control: they hold none of our code, so what they moved by is the machine's.
 
     Raises:
-        ValueError: the reports have no row of ours in common, or other numbers of threads.
+        ValueError: the reports have no row of ours in common, or are of other numbers of threads
+            or processors.
     """
-    found = pairs(before, after)
-    mine = [p for p in found if p.provider.startswith("abkd_fast")]
-    if not mine:
+    check_same(before, after)
+    found, wrong = pairs(before, after), became_wrong(before, after)
+    mine = [p for p in found if counts(p.provider)]
+    if not mine and not wrong:
         raise ValueError("reports must have a row of abkd_fast in common, got none")
-    threads = before.get("threads"), after.get("threads")
-    if threads[0] != threads[1]:
-        raise ValueError(f"reports must be of as many threads, got {threads[0]} and {threads[1]}")
     table = Table("case", "provider", "before ms", "after ms", "after / before", "verdict")
-    for pair in mine:
+    for pair in (p for p in found if p.provider.startswith("abkd_fast")):
         medians = [f"{side['p50']:.3g}" for side in (pair.before, pair.after)]
         table.add_row(pair.spec, pair.provider, *medians, f"{pair.ratio:.2f}",
                       pair.verdict(threshold))  # fmt: skip
@@ -104,8 +187,8 @@ def compare(before: Report, after: Report, threshold: float, console: Console) -
         for name in names:
             console.print(f"only {label}: {name}")
     worse = slower(before, after, threshold)
-    for pair in worse:
-        console.print(pair.line(), style="red", soft_wrap=True)
+    for line in [*wrong, *(pair.line() for pair in worse)]:
+        console.print(line, style="red", soft_wrap=True)
     verdict = f"{len(worse)} of {len(mine)} rows slower" if worse else "no row slower"
     console.print(f"{verdict} (threshold {threshold:g}, and p20 after above p80 before)")
-    return 1 if worse else 0
+    return 1 if worse or wrong else 0

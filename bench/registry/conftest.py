@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--graph", action="append", help="in place of the registry's")
     group.addoption("--provider", action="append", help="pattern of its name")
     group.addoption("--tree", type=Path, help="abkd_fast must come from this checkout")
+    group.addoption("--record", type=Path, help="where the facts of the cases are written")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,7 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
     unknown = {*(config.getoption("--graph") or ())} - {*known}
     if unknown:
         raise pytest.UsageError(f"--graphs must be of {', '.join(known)}, got {unknown}")
-    config.stash["record"] = {"cases": {}, "left_out": []}
+    config.stash["record"] = {"tests": 0, "cases": {}, "left_out": []}
 
 
 def matches(name: str, patterns: list[str] | None) -> bool:
@@ -71,6 +73,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             for turn in range(config.getoption("--turns"))
             for name in names
         ]
+    config.stash["record"]["tests"] += len(turns)
     metafunc.parametrize(("spec", "providers", "turn", "provider"), turns)
 
 
@@ -78,11 +81,15 @@ def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
     return environment()
 
 
-def pytest_benchmark_update_json(
-    config: pytest.Config, benchmarks: list[Any], output_json: dict[str, Any]
-) -> None:
-    """The machine's limits are measured in the same run, but for a side of --base."""
-    output_json["record"] = config.stash["record"] | {
-        "machine": None if config.getoption("--tree") else machine_limits(),
-        "threads": torch.get_num_threads(),
-    }
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A file of its own: pytest-benchmark writes none where nothing was timed.
+
+    The machine's limits are measured in the same run, but for a side of --base.
+    """
+    config = session.config
+    path, record = config.getoption("--record"), config.stash["record"]
+    if path is not None:
+        limits = record["cases"] and not config.getoption("--tree")
+        record["machine"] = machine_limits() if limits else None
+        record["threads"] = torch.get_num_threads()
+        path.write_text(json.dumps(record))

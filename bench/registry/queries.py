@@ -18,15 +18,13 @@ HOPS, ROWS = 3, 4096
 @op("neighborhood", widths=(1, 64), quick=(1,))
 def neighborhood(graph: CSRGraph, label: str, width: int, dtype: torch.dtype) -> Case:
     """All nodes within three hops of ``width`` nodes, and the edges between the hops."""
-    from abkd_fast.ops.neighborhood import unvisited
+    from abkd_fast import ops
 
-    nodes, positions = torch.randperm(graph.num_dst)[:width], unvisited(graph)
+    nodes = torch.randperm(graph.num_dst)[:width]
 
     def mine() -> Found:
-        node, _, rowptr, source, value = torch.ops.abkd_fast.neighborhood(
-            graph.rowptr, graph.col, graph.value, nodes, HOPS, positions
-        )
-        return node, rowptr, source, value
+        found = ops.neighborhood(graph, nodes, HOPS)
+        return found.n_id, found.graph.rowptr, found.graph.col, found.graph._values_or_ones()
 
     found = ours("cpu", lambda: mine)
     found |= installed("torch_sparse", "torch_sparse", lambda: sampled(graph, nodes))

@@ -8,19 +8,19 @@ from typing import Any
 
 from harness import child, kept_rows
 from limits import copy_rate
+from registry.compare import FIELDS, specs
 from rich.console import Console
 from rich.table import Table
 
 from abkd_fast.metrics import quantiles
 
 Row = dict[str, Any]
-FIELDS = ("op", "graph", "width", "dtype")
 
 
-def fold(raw: dict[str, Any]) -> dict[str, Any]:
+def fold(benchmarks: list[Row], record: dict[str, Any]) -> dict[str, Any]:
     """Rows, what was left out and why, threads and the machine's limits."""
-    record, turns = raw["record"], {}
-    for found in raw["benchmarks"]:
+    turns: dict[tuple[str, str], list[list[float]]] = {}
+    for found in benchmarks:
         info = found["extra_info"]
         samples = [round(1e3 * s, 5) for s in found["stats"]["data"]]
         turns.setdefault((info["spec"], info["provider"]), []).append(samples)
@@ -62,9 +62,12 @@ def merged(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 def with_kept(found: dict[str, Any], before: dict[str, Any]) -> dict[str, Any]:
     """A report, and of an earlier one all cases that this one does not have."""
-    cases = {row["spec"] for row in [*found["rows"], *found["left_out"]]}
-    kept = {name: [row for row in before[name] if row["spec"] not in cases]
-            for name in ("rows", "left_out")}  # fmt: skip
+    gone, timed = ({row["spec"] for row in found[name]} for name in ("left_out", "rows"))
+    named = gone.union(*map(specs, found["rows"]))
+    kept = {
+        "rows": [r for r in before["rows"] if r["spec"] not in timed and not specs(r) & gone],
+        "left_out": [r for r in before["left_out"] if r["spec"] not in named],
+    }
     if not any(kept.values()):
         return found
     dated, runs = kept_rows(before, kept["rows"] + kept["left_out"])
@@ -105,7 +108,8 @@ def show(report: dict[str, Any], console: Console) -> None:
         cells += [held] if memory else []
         table.add_row("" if last == row["spec"] else row["spec"], *cells)
         last = row["spec"]
-    console.print(table)
+    if report["rows"]:
+        console.print(table)
     for gone in report["left_out"]:
         line = f"not timed: {gone['spec']}, {gone['provider']}: {gone['why']}"
         console.print(line, style="red", soft_wrap=True)
