@@ -17,8 +17,9 @@ from scipy.stats import binom
 from torch import nn
 
 from abkd_fast import data, latency
-from abkd_fast.latency.measure import TURN
-from abkd_fast.latency.subjects import full_graph_calls, node_queries
+from abkd_fast.latency import caches
+from abkd_fast.latency.measure import TURN, after_sweeps
+from abkd_fast.latency.subjects import full_graph_calls, node_queries, start_tools
 from abkd_fast.nn import GCN, GCNII, GATConv
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +66,7 @@ def test_measure_calls_with_the_inputs_in_turn_and_restores_the_mode():
     queries = [(torch.full((1, 2), float(i)),) for i in range(3)]
     found = latency.measure(model, queries, samples=7, warmup=2)["eager"]
     assert found.count == 7 and found.cold is not None and found.compile is None
-    assert len(seen) == 1 + 2 + 7 + len(found.resumed)
+    assert len(seen) == 1 + 2 + 1 + 7  # the first of a turn is no sample
     order = [int(x[0, 0]) for x, _, _ in seen]
     assert order == list(itertools.islice(itertools.cycle(range(3)), len(order)))
     assert not any(training or grads for _, training, grads in seen)
@@ -75,7 +76,7 @@ def test_measure_calls_with_the_inputs_in_turn_and_restores_the_mode():
 def test_measured_times_are_of_the_call():
     found = latency.measure(time.sleep, (0.002,), samples=5, warmup=0)["eager"]
     assert found.min >= 2.0
-    assert all(ns >= 2_000_000 for ns in (*found.samples, *found.resumed, found.cold))
+    assert all(ns >= 2_000_000 for ns in (*found.samples, found.cold))
 
 
 def test_compare_takes_turns_and_stops_when_the_time_is_used():
@@ -88,9 +89,9 @@ def test_compare_takes_turns_and_stops_when_the_time_is_used():
     assert found["a"].count == 60
     assert 1 <= found["b"].count < 60
     turns = [(name, len(list(group))) for name, group in itertools.groupby(order)]
-    # a's cold call and warm-up, b's, then turns of one resumed call and the samples
+    # a's cold call and warm-up, b's, then turns of one call and the samples
     assert turns[0] == ("a", 2) and turns[1] == ("b", 2) and turns[2] == ("a", 1 + TURN)
-    assert len(found["a"].resumed) == 3
+    assert order.count("a") == 2 + 3 + 60
 
 
 def test_interrupted_samples_are_marked_and_counted():
@@ -128,12 +129,71 @@ def test_threads_are_set_and_restored():
         ({"forms": ()}, "forms must be among"),
         ({"inputs": []}, "inputs must hold at least one tuple"),
         ({"samples": 0}, "samples must be >= 1"),
+        ({"seconds": 0.0}, r"seconds must be finite and > 0, got 0\.0"),
+        ({"seconds": float("nan")}, "seconds must be finite and > 0, got nan"),
+        ({"seconds": float("inf")}, "seconds must be finite and > 0, got inf"),
         ({"forms": ("cuda_graph",)}, "inputs must be one tuple with CUDA tensors"),
     ],
 )
 def test_measure_rejects(arguments, message):
     with pytest.raises(ValueError, match=message):
         latency.measure(lambda *_: None, **arguments)
+
+
+def test_calls_after_sweeps_are_each_preceded_by_one():
+    order = []
+    sweep = lambda: order.append("sweep")  # noqa: E731
+    spent = after_sweeps(lambda: order.append("call"), sweep, calls=5)
+    assert order == ["sweep", "call"] * 5 and len(spent) == 5
+    slow = after_sweeps(lambda: time.sleep(0.002), lambda: None, calls=50, seconds=1e-9)
+    assert len(slow) == 3 and min(slow) >= 2_000_000
+    assert latency.Measurement("x", (5,), cold_cache=(1, 3, 8)).row()["cold_cache"] == 3e-6
+    assert latency.Measurement("x", (5,)).row()["cold_cache"] is None
+
+
+def test_a_sweep_is_twice_the_largest_cache(tmp_path, monkeypatch):
+    cpu = torch.device("cpu")
+    assert caches.last_level(tmp_path) is None
+    for place, size in enumerate(("48K", "2M")):
+        (tmp_path / f"index{place}").mkdir()
+        (tmp_path / f"index{place}" / "size").write_text(f"{size}\n")
+    assert caches.last_level(tmp_path) == 2 * 1024**2
+    for level, size in ((1_000_000, 2_000_000), (10**9, 256_000_000), (None, 64_000_000)):
+        monkeypatch.setattr(caches, "last_level", lambda level=level: level)
+        assert caches.sweep_bytes(cpu) == size
+    monkeypatch.setattr(caches, "sweep_bytes", lambda device: 4_000)
+    assert torch.equal(caches.cache_sweep(cpu)(), torch.ones(1_000))
+
+
+def test_copies_touch_what_was_asked_for():
+    assert [caches.copy_size(size) for size in (0, 5_000_000, 10**12)] == [
+        1_000_000,
+        5_000_000,
+        256_000_000,
+    ]
+    begin = time.perf_counter()
+    assert caches.copy_bandwidth(torch.device("cpu"), 1_000_000) > 0
+    assert time.perf_counter() - begin < 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:torch.*")
+def test_every_model_pays_for_its_own_compilation(digits):
+    torch.manual_seed(0)
+    models = [GCNII(64, 4, 2, 10).eval() for _ in range(2)]
+    start_tools(("compile",), digits.graph.device)
+    calls = {}
+    for place, model in enumerate(models):
+        for form, call in full_graph_calls(model, digits, ["eager", "compile"]).items():
+            calls[f"{place} {form}"] = call
+    made = {name for name in calls if name.endswith("compile")}
+    found = latency.compare(calls, samples=5, warmup=1, compiled=made)
+    first, second = (1e-6 * found[f"{place} compile"].compile for place in range(2))
+    assert second > first / 10 and first < 10 * second
+    for place in range(2):
+        expected = found[f"{place} eager"].result
+        torch.testing.assert_close(found[f"{place} compile"].result, expected)
+        assert max(found[f"{place} compile"].samples) < 1e6 * second / 5  # kept, not made again
 
 
 def test_throughput_runs_so_many_clients():
@@ -150,6 +210,8 @@ def test_throughput_runs_so_many_clients():
     assert all(row["p50"] >= 5 for row in rows)
     with pytest.raises(ValueError, match="clients must be >= 1"):
         latency.throughput(query, clients=(0,))
+    with pytest.raises(ValueError, match="seconds must be finite and > 0, got nan"):
+        latency.throughput(query, seconds=float("nan"))
     with pytest.raises(ZeroDivisionError):
         latency.throughput(lambda: 1 / 0, clients=(2,), seconds=0.01)
 

@@ -1,17 +1,22 @@
 """The latency report: its numbers, table, figures and page; and `abkd-fast profile`."""
 
+import html
+import io
 import json
 import re
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from rich.console import Console
+from torch import nn
 
 from abkd_fast import data, latency
 from abkd_fast._trained import model_path
 from abkd_fast.cli import main
-from abkd_fast.latency.page import beside_rows, print_report, write_report
-from abkd_fast.latency.subjects import FULL, ONE, WORST
+from abkd_fast.latency.figures import _cdf
+from abkd_fast.latency.page import bandwidth, beside_rows, milliseconds, print_report, write_report
+from abkd_fast.latency.subjects import FORMS, FULL, ONE, WORST
 from abkd_fast.metrics import count_parameters, split_scores
 from abkd_fast.model_file import ModelFile, save_model
 from abkd_fast.nn import ModelSpec
@@ -104,8 +109,13 @@ def test_the_report_holds_what_was_measured(run):
     assert student["queries"][ONE]["server"]["n"] > 0 and student["server"]["hops"] == 2
     for forms in student["queries"].values():
         for row in forms.values():
-            assert len(row["samples_ns"]) == row["n"] and row["cold"] > 0
+            assert len(row["samples_ns"]) == row["n"] and row["cold_cache"] > 0
             assert row["p99"] is None and row["left_out"]["p99"].startswith("needs 662 samples")
+    assert all(row["cold"] > 0 for row in student["queries"][FULL].values())
+    assert student["queries"][ONE]["server"]["cold"] is None  # building it ran the model
+    assert report["sweep_bytes"] > 0 and student["copy_bytes"] == max(
+        1_000_000, student["moved_bytes"]
+    )
     norm = graph.graph.gcn_norm()
     assert student["memory_bytes"]["weights"] == 4 * student["parameters"]
     assert student["memory_bytes"]["graph"] == sum(
@@ -159,10 +169,95 @@ def test_the_table_names_every_query_and_model(run, capsys):
     for part in (FULL, ONE, WORST, "8 nodes", "gcnii-3x16, eager", "gcn-2x8 #2, server", "p99"):
         assert part in shown
     assert max(map(len, shown.splitlines())) <= 80
+    for model in run[1]["models"]:
+        assert f"{model['name']}: {model['file']}" in shown.replace("\n", "")
+    assert re.search(r"of [\d.]+\s+GB/s", shown)
+    wide = Console(width=132, file=io.StringIO())
+    print_report(run[1], wide)
+    shown = wide.file.getvalue()
+    head = next(line for line in shown.splitlines() if "ms of a query" in line)
+    assert head.replace("┃", "").split()[4:] == (
+        ["p50", "p90", "p95", "p99", "min", "IQR", "n", "first", "cold", "caches"]
+    )
+    for model in run[1]["models"]:
+        assert bandwidth(model).split(",")[0] in shown
+
+
+def test_the_page_shows_files_copies_and_cold_caches(run):
+    text = html.unescape((run[0] / "out" / "latency.html").read_text())
+    for model in run[1]["models"]:
+        assert f"{model['name']}: <code>{model['file']}</code>" in text
+        assert bandwidth(model) in text
+    assert '<th scope="col">Cold caches</th>' in text
+    sample = run[1]["models"][0]["queries"][FULL]["eager"]
+    assert f"<td>{milliseconds(sample['cold_cache'])}</td>" in text
+
+
+def test_every_form_has_a_line_of_its_own(run):
+    """Six forms and more: none is left out of the figure, and no two look the same."""
+    row = run[1]["models"][0]["queries"][FULL]["eager"]
+    model = {"name": "x", "queries": {FULL: dict.fromkeys(FORMS, row)}}
+    figure = _cdf([model])
+    (axes,) = figure.axes
+    assert len({str(line.get_linestyle()) + str(line._dash_pattern) for line in axes.lines}) == 6
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["x", *FORMS]
+    assert axes.get_legend() is None
+
+
+class FeaturesAlone(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.linear(x)
+
+
+class Indexed(FeaturesAlone):
+    def forward(self, x, edge_index):
+        sources, targets = edge_index[0], edge_index[1]
+        scores = super().forward(x)
+        return scores.index_add(0, targets, scores[sources])
+
+
+class Weighted(FeaturesAlone):
+    def forward(self, x, graph, edge_weight):
+        return super().forward(x) * edge_weight.sum()
+
+
+class Nothing(nn.Module):
+    def forward(self, x):
+        return x
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (FeaturesAlone, None),
+        (Nothing, None),
+        (Indexed, "model must run on the features and the graph of a neighbourhood, got TypeError"),
+        (Weighted, "model must take x, or x and a graph, and nothing else"),
+    ],
+)
+def test_models_of_your_own_get_the_whole_report(make, reason, tmp_path, capsys):
+    graph, subject = data.load("digits"), latency.Subject("mine", "student", make())
+    report = latency.profile([subject], graph, samples=3, seconds=0.05, clients=(1,))
+    print_report(report)
+    shown = " ".join(capsys.readouterr().out.split())
+    text = html.unescape(write_report(report, tmp_path).read_text())
+    (row,) = report["models"]
+    assert row["queries"][FULL]["eager"]["n"] >= 3
+    if reason is None:
+        assert row["queries"][ONE]["server"]["n"] >= 3 and row["server"]["hops"] == 0
+    else:
+        assert not row["queries"][ONE] and row["server"]["left_out"].startswith(reason)
+        assert f"mine answers no node queries: {reason}" in shown and reason in text
+        assert "server" not in row["prepare_ms"]
 
 
 def test_write_report_rejects_another_format(tmp_path):
-    with pytest.raises(ValueError, match="report must have format 1, got 7"):
+    with pytest.raises(ValueError, match="report must have format 2, got 7"):
         write_report({"format": 7}, tmp_path)
 
 
@@ -198,6 +293,8 @@ def test_profile_in_the_shell(tmp_path, capsys):
         (["a", "b", "c"], 2, "profile takes STUDENT"),
         (["nowhere"], 1, "student must be a model file or the folder of a run"),
         (["a", "--samples", "0"], 2, "samples must be >= 1"),
+        (["a", "--seconds", "nan"], 2, "seconds must be finite and > 0, got nan"),
+        (["a", "--seconds", "inf"], 2, "seconds must be finite and > 0, got inf"),
         (["a", "--forms", "fast"], 2, "forms must be one of eager, flat, compile, torch-"),
         (["a", "--forms", "cuda_graph"], 2, "device must be cuda for the form cuda_graph, got cpu"),
     ],

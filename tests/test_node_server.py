@@ -131,7 +131,8 @@ def test_a_query_reads_the_neighbourhood_only():
     pointers = graph.graph.gcn_norm().rowptr
     outside = others.nonzero().flatten()
     kept = pointers.clone()
-    pointers[outside[outside < 79]] = -(10**6)  # a read of such a row would be out of bounds
+    inner = outside[(outside > 0) & (outside < 79)]  # every op checks where pointers begin
+    pointers[inner] = -(10**6)  # a read of such a row would be out of bounds
     around = torch.cat([n_id, n_id + 1])
     pointers[around] = kept[around]
     assert torch.equal(server(nodes), expected)
@@ -192,6 +193,48 @@ class Outside(torch.nn.Module):
 def test_models_that_read_further_than_their_layers_are_refused(model):
     with pytest.raises(ValueError, match="model must score nodes by what lies within [01] hops"):
         latency.NodeServer(model().double(), hub_data(sparse=False))
+
+
+class Turned(torch.nn.Module):
+    """The graph first, and an option."""
+
+    def __init__(self):
+        super().__init__()
+        self.model = GCN(12, 8, 2, 4)
+
+    def forward(self, edge_index, x, scale=2.0):
+        return scale * self.model(x, edge_index)
+
+
+class Pair(torch.nn.Module):
+    def forward(self, x):
+        return x, x
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x):
+        return x.mean(0)
+
+
+def test_arguments_are_found_by_name():
+    graph, model = hub_data(sparse=False), Turned().double().eval()
+    server = latency.NodeServer(model, graph)
+    with torch.no_grad():
+        expected = model(graph.graph, graph.x)
+    nodes = torch.tensor([3, 60])
+    torch.testing.assert_close(server(nodes), expected[nodes])
+
+
+@pytest.mark.parametrize("model", [Pair, Mean])
+def test_what_returns_no_row_a_node_is_refused(model):
+    with pytest.raises(ValueError, match=r"model must return scores \[1, C\] of 1 nodes, got"):
+        latency.NodeServer(model(), hub_data(sparse=False))
+
+
+def test_a_model_that_fails_is_refused_with_its_error():
+    wide = GCN(13, 8, 2, 4).double()
+    with pytest.raises(ValueError, match="model must run on the features and the graph of a nei"):
+        latency.NodeServer(wide, hub_data(sparse=False))
 
 
 def test_rejects():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from abkd_fast.latency.subjects import FULL
-from abkd_fast.plots import COLORS, DASHES, STYLE, save
+from abkd_fast.plots import COLORS, STYLE, save
 from abkd_fast.task import METRICS
 
 if TYPE_CHECKING:
@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST = 24  # bars of one model
+_DASHES: dict[str, Any] = {
+    "server": "solid",
+    "eager": "solid",
+    "flat": "dashed",
+    "compile": "dotted",
+    "torch-export": "dashdot",
+    "aoti": (0, (6, 1.5, 1, 1.5, 1, 1.5)),
+    "cuda_graph": (0, (8, 3)),
+}
 Models = Sequence[Mapping[str, Any]]
 
 
@@ -47,22 +56,20 @@ def _threads(report: Mapping[str, Any]) -> str:
 
 
 def _cdf(models: Models) -> Figure:
-    """One panel for each kind of query; a line for each model and form."""
+    """One panel for each kind of query; a colour for each model, a dash for each form."""
     kinds = [kind for kind in models[0]["queries"] if any(m["queries"][kind] for m in models)]
     figure, panels = _panels(len(kinds))
     for axes, kind in zip(panels, kinds, strict=True):
-        for place, model in enumerate(models):
-            for form, dash in zip(model["queries"][kind], DASHES, strict=False):
-                times = np.sort(model["queries"][kind][form]["samples_ns"]) * 1e-6
+        for model, color in zip(models, _colors(len(models)), strict=True):
+            for form, found in model["queries"][kind].items():
+                times = np.sort(found["samples_ns"]) * 1e-6
                 share = np.arange(1, len(times) + 1) / len(times)
-                name = model["name"] if form == "server" else f"{model['name']}, {form}"
-                color = COLORS[place % len(COLORS)]
-                axes.step(times, share, where="post", color=color, linestyle=dash, label=name)
+                axes.step(times, share, where="post", color=color, linestyle=_DASHES[form])
         _log_scale(axes)
         axes.set_title(kind, loc="left")
         axes.set_xlabel("ms (log scale)")
         axes.grid(alpha=0.25, linewidth=0.6)
-        _legend(axes)
+    _legend_below(figure, models)
     panels[0].set_ylabel("share of calls")
     return figure
 
@@ -126,7 +133,7 @@ def fastest(model: Mapping[str, Any]) -> float:
 
 def _merged(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Neighbouring layers of a deep model in one bar, so that their names can be read."""
-    share = -(-len(rows) // _MOST)
+    share = max(1, -(-len(rows) // _MOST))
     blocks = [rows[first : first + share] for first in range(0, len(rows), share)]
     return [
         {
@@ -155,4 +162,17 @@ def _colors(count: int) -> list[str]:
 
 def _legend(axes: Axes) -> None:
     for text in axes.legend(loc="best").get_texts():
+        text.set_parse_math(False)
+
+
+def _legend_below(figure: Figure, models: Models) -> None:
+    """Models' colours and full-graph passes' dashes, under the panels, where they hide no curve."""
+    from matplotlib.lines import Line2D
+
+    colors = zip(models, _colors(len(models)), strict=True)
+    lines = [Line2D([], [], color=color, label=model["name"]) for model, color in colors]
+    forms = dict.fromkeys(form for model in models for form in model["queries"][FULL])
+    lines += [Line2D([], [], color="#777777", linestyle=_DASHES[f], label=f) for f in forms]
+    legend = figure.legend(handles=lines, loc="outside lower left", ncols=4, handlelength=4)
+    for text in legend.get_texts():
         text.set_parse_math(False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
@@ -51,7 +52,8 @@ def measure(
         A :class:`Measurement` for each form.
 
     Raises:
-        ValueError: an unknown form, no samples, or a CUDA graph without CUDA inputs.
+        ValueError: an unknown form, no samples, seconds that are not finite and > 0, or a CUDA
+            graph without CUDA inputs.
     """
     queries = [inputs] if isinstance(inputs, tuple) else list(inputs)
     if not queries:
@@ -79,9 +81,9 @@ def compare(
 
     The first call of each is its cold one; for names in ``compiled`` it is the compilation, and
     the second is the cold one. Then ``warmup`` calls, then turns of 25 samples. The first call of a
-    turn finds the caches full of the others' data: it stands apart, as ``resumed``. A subject
-    that has used its ``seconds`` drops out, after 3 samples at least. ``time.perf_counter_ns``
-    around the call; on a machine with a GPU, its work is waited for before and after.
+    turn, which finds the caches full of the others' data, is none of them. A subject that has
+    used its ``seconds`` drops out, after 3 samples at least. ``time.perf_counter_ns`` around the
+    call; on a machine with a GPU, its work is waited for before and after.
 
     Args:
         subjects: name -> callable.
@@ -97,6 +99,7 @@ def compare(
     """
     if samples < 1 or warmup < 0:
         raise ValueError(f"samples must be >= 1 and warmup >= 0, got {samples} and {warmup}")
+    check_seconds(seconds)
     first, cold, results, warm = {}, {}, {}, dict[str, int]()
     with torch.no_grad():
         for name, call in subjects.items():
@@ -109,12 +112,11 @@ def compare(
                     raise
                 failed[name] = first_line(reason)
         timed = {name: call for name, call in subjects.items() if name in warm}
-        taken, resumed, interrupted = _turns(timed, samples, seconds)
+        taken, interrupted = _turns(timed, samples, seconds)
     return {
         name: Measurement(
             name=name,
             samples=tuple(taken[name]),
-            resumed=tuple(resumed[name]),
             interrupted=tuple(interrupted[name]),
             cold=cold[name],
             compile=first[name] if name in compiled else None,
@@ -137,26 +139,48 @@ def _warm_up(call: Callable[[], Any], calls: int, seconds: float) -> int:
 
 def _turns(
     subjects: Mapping[str, Callable[[], Any]], samples: int, seconds: float
-) -> tuple[dict[str, list[int]], dict[str, list[int]], dict[str, list[bool]]]:
-    """(samples, first calls of the turns, interrupted or not) of every subject."""
+) -> tuple[dict[str, list[int]], dict[str, list[bool]]]:
+    """(samples, interrupted or not) of every subject."""
     taken: dict[str, list[int]] = {name: [] for name in subjects}
-    resumed: dict[str, list[int]] = {name: [] for name in subjects}
+    resumed = dict.fromkeys(subjects, 0)
     interrupted: dict[str, list[bool]] = {name: [] for name in subjects}
     waiting = dict(subjects)
     while waiting:
         for name, call in list(waiting.items()):
-            resumed[name].append(_timed(call)[0])
+            resumed[name] += _timed(call)[0]
             for _ in range(min(TURN, samples - len(taken[name]))):
                 before = _switches()
                 taken[name].append(_timed(call)[0])
                 interrupted[name].append(_switches() > before)
                 if sum(taken[name][-TURN:]) > 1e9 * seconds / 4:
                     break  # others wait
-            used = sum(taken[name]) + sum(resumed[name])
+            used = sum(taken[name]) + resumed[name]
             enough = used > 1e9 * seconds and len(taken[name]) >= FEWEST
             if len(taken[name]) >= samples or enough:
                 del waiting[name]
-    return taken, resumed, interrupted
+    return taken, interrupted
+
+
+def after_sweeps(
+    call: Callable[[], Any], sweep: Callable[[], Any], calls: int = 15, seconds: float = 1.0
+) -> tuple[int, ...]:
+    """ns of so many calls, each after a sweep; fewer where ``seconds`` have passed, 3 at least."""
+    deadline, spent = time.perf_counter() + seconds, list[int]()
+    with torch.no_grad():
+        for made in range(calls):
+            if made >= FEWEST and time.perf_counter() > deadline:
+                break
+            sweep()
+            spent.append(_timed(call)[0])
+    return tuple(spent)
+
+
+def check_seconds(seconds: float) -> None:
+    """Raise ValueError unless they can end a loop."""
+    if not math.isfinite(seconds) or seconds <= 0:
+        raise ValueError(
+            f"seconds must be finite and > 0, got {seconds}; pass how long to time calls"
+        )
 
 
 def _switches() -> int:
@@ -176,7 +200,11 @@ def throughput(
 
     Returns:
         For each number of clients {clients, queries_per_s, p50 ms of a query}.
+
+    Raises:
+        ValueError: no clients, or seconds that are not finite and > 0.
     """
+    check_seconds(seconds)
     rows = []
     for count in clients:
         if count < 1:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 NONE = "–"
+NBSP = "\N{NO-BREAK SPACE}"
+_HEADS = ("p50", "p90", "p95", "p99", "min", "IQR", "n", "first", "cold caches")
+_WIDE = 110  # columns of a terminal that shows all of them
 Report = Mapping[str, Any]
 
 
@@ -46,12 +49,13 @@ def write_report(report: Report, folder: Path, command: str = "") -> Path:
     figures = draw(report, folder)
     page = render(
         "latency.html",
-        {"ms": milliseconds, "size": format_bytes, "ratio": _ratio},
+        {"ms": milliseconds, "size": format_bytes, "ratio": _ratio, "bandwidth": bandwidth},
         report=report,
         models=report["models"],
         first=_headline(report),
         metric=METRICS[report["models"][0]["metric"]],
         rows=latency_rows(report),
+        files=files(report),
         images={name: embed(path) for name, path in figures.items()},
         facts=_facts(report),
         interrupted=_interrupted(report),
@@ -72,7 +76,8 @@ def print_report(report: Report, console: Console | None = None) -> None:
     from rich.text import Text
 
     console = Console() if console is None else console
-    heads = ["ms of a query", "p50", "p90", "p95", "p99", "IQR", "n"]
+    shown_heads = [*_HEADS[:4], *_HEADS[5:7]] if console.width < _WIDE else _HEADS
+    heads = ["ms of a query", *shown_heads]
     times = Table(*heads, title=Text(f"{report['dataset']['name']}: latency"))
     for column in times.columns[1:]:
         column.justify = "right"
@@ -82,8 +87,11 @@ def print_report(report: Report, console: Console | None = None) -> None:
             times.add_section()
             times.add_row(Text(kind, style="bold"))
             shown = kind
-        times.add_row(Text(f"  {name}, {form}"), *cells[:4], cells[5], cells[6])
+        of_head = dict(zip(_HEADS, cells, strict=True))
+        times.add_row(Text(f"  {name}, {form}"), *(of_head[head] for head in shown_heads))
     console.print(times)
+    for name, file in files(report):
+        console.print(Text(f"{name}: {file}"))
     names = [model["name"] for model in report["models"]]
     beside = Table("", *names, title="beside it")
     for column in beside.columns[1:]:
@@ -95,6 +103,9 @@ def print_report(report: Report, console: Console | None = None) -> None:
         console.print(Text(f"{model['name']}, ops of an eager pass: {_dearest(model)}"))
         for form, reason in model["left_out"].items():
             console.print(Text(f"{model['name']} has no form {form}: {reason}"))
+        if "left_out" in model["server"]:
+            reason = model["server"]["left_out"]
+            console.print(Text(f"{model['name']} answers no node queries: {reason}"))
     interrupted, calls = _interrupted(report)
     if interrupted > 0.05 * calls:
         console.print(f"the system interrupted {interrupted:,} of {calls:,} calls: other work ran")
@@ -110,7 +121,7 @@ def _dearest(model: Mapping[str, Any], count: int = 4) -> str:
 
 
 def latency_rows(report: Report) -> list[list[str]]:
-    """[query, model, form, p50, p90, p95, p99, min, IQR, n, first call] as shown, times in ms."""
+    """[query, model, form, p50, p90, p95, p99, min, IQR, n, first, cold caches], times in ms."""
     rows = []
     for kind in report["models"][0]["queries"]:
         for model in report["models"]:
@@ -118,7 +129,7 @@ def latency_rows(report: Report) -> list[list[str]]:
                 times = (found[key] for key in ("p50", "p90", "p95", "p99", "min", "iqr"))
                 rows.append(
                     [kind, model["name"], form, *map(milliseconds, times), f"{found['n']:,}"]
-                    + [milliseconds(found["cold"])]
+                    + [milliseconds(found[key]) for key in ("cold", "cold_cache")]
                 )
     return rows
 
@@ -132,7 +143,8 @@ def beside_rows(report: Report) -> list[tuple[str, list[str]]]:
     ]
     for what in ("weights", "graph", "features", "activations"):
         rows.append((what, [format_bytes(model["memory_bytes"][what]) for model in models]))
-    rows.append(("moved by a full-graph pass (GB/s)", [f"{m['gb_s']:.1f}" for m in models]))
+    rows.append(("moved by a full-graph pass", [format_bytes(m["moved_bytes"]) for m in models]))
+    rows.append(("eager, of a copy's rate", [bandwidth(model) for model in models]))
     rows.append(("time in ops of an eager pass", [_in_ops(model) for model in models]))
     for place, loop in enumerate(_loops(report)):
         cells = [_queries(model["throughput"], place) for model in models]
@@ -140,6 +152,18 @@ def beside_rows(report: Report) -> list[tuple[str, list[str]]]:
         rows.append((f"nodes a second, {loop['clients']} client{plural}", cells))
     rows.append(("hops of a node query", [str(m["server"].get("hops", NONE)) for m in models]))
     return rows
+
+
+def bandwidth(model: Mapping[str, Any]) -> str:
+    """What an eager pass moves a second, beside a copy that touches about as much."""
+    reached, copied = model["gb_s"], model["copy_gb_s"]
+    rates = f"{reached:.1f} of {copied:.1f} GB/s ({reached / copied:.0%})"
+    return f"{rates.replace('%', NBSP + '%')}, copy of {format_bytes(model['copy_bytes'])}"
+
+
+def files(report: Report) -> list[tuple[str, str]]:
+    """(name, file) of the models that have one."""
+    return [(model["name"], model["file"]) for model in report["models"] if model["file"]]
 
 
 def _in_ops(model: Mapping[str, Any]) -> str:
@@ -224,7 +248,6 @@ def _facts(report: Report) -> dict[str, list[tuple[str, str]]]:
                     prepare.append((what, f"{found['compile']:.0f} ms"))
     machine = [(name, str(value)) for name, value in facts.items()]
     machine += [("device", report["device"]), ("seed of nodes", str(report["seed"]))]
-    machine += [("copy bandwidth", f"{report['copy_gb_s']:.1f} GB/s")]
     machine += [("peak of the process", format_bytes(report["peak_bytes"]))]
     return {"Graph": graph, "Prepared once": prepare, "Machine": machine}
 

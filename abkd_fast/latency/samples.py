@@ -48,7 +48,7 @@ class Measurement:
         cold: ns of the first call, None where it was not made here.
         compile: ns of the call that compiled or captured, None where nothing did.
         warmup: number of calls between the first one and the samples.
-        resumed: ns of the first call after others' turns, whose data then fill the caches.
+        cold_cache: ns of calls that each followed a sweep of the caches, empty where none did.
         interrupted: of every sample, whether the system took the processor away meanwhile
             (involuntary context switches of the process); empty where it does not count them.
         result: what the last call returned.
@@ -59,7 +59,7 @@ class Measurement:
     cold: int | None = None
     compile: int | None = None
     warmup: int = 0
-    resumed: tuple[int, ...] = ()
+    cold_cache: tuple[int, ...] = ()
     interrupted: tuple[bool, ...] = ()
     result: Any = None
 
@@ -111,7 +111,7 @@ class Measurement:
         row |= {"cold": _ms(self.cold), "compile": _ms(self.compile), "warmup": self.warmup}
         row["interrupted"] = self.count - len(self.undisturbed)
         row["undisturbed_p50"] = _median(self.undisturbed)
-        row["resumed"] = _median(self.resumed)
+        row["cold_cache"] = _median(self.cold_cache)
         return row | ({"samples_ns": list(self.samples)} if samples else {})
 
     def __str__(self) -> str:

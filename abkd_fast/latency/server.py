@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +23,10 @@ from abkd_fast._neighborhood import (
 )
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
-from abkd_fast.latency.flat import NotTrimmable, flatten, trim
+from abkd_fast.latency.flat import flatten, trim
+
+_FIX = "build it of layers of abkd_fast.nn, with forward(x, graph)"
+_GRAPHS = ("graph", "edge_index", "adj_t", "adj")
 
 
 class NodeServer:
@@ -36,7 +40,8 @@ class NodeServer:
     Safe to call from several threads.
 
     Args:
-        model: a model of ``abkd_fast.nn`` for one type of nodes; put in eval mode.
+        model: a model of ``abkd_fast.nn`` for one type of nodes, or one of your own that takes x,
+            or x and a CSRGraph that layers of ``abkd_fast.nn`` read; put in eval mode.
         data: graph and features on the CPU.
         flat: run the ops in one straight line, each on the rows that later layers still read (see
             :mod:`abkd_fast.latency.flat`), where the result agrees with the model's; False runs
@@ -49,7 +54,8 @@ class NodeServer:
         form: "flat", "flat, all rows" or "model": what serves queries, and ``why``.
 
     Raises:
-        ValueError: the model or the data are of another kind.
+        ValueError: the model or the data are of another kind, or the model does not run on a part
+            of the graph.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class NodeServer:
                 f"are found, got {data!r} on {data.graph.device}"
             )
         convs = [module for module in model.modules() if isinstance(module, CONVS)]
+        self._graph_name = _graph_parameter(model)
         self._model = model.eval()
         self._operator_name = operator_name(convs, data)
         self._operator = operator(self._operator_name, data)
@@ -116,7 +123,12 @@ class NodeServer:
         graph = OperatorRows(structure, value[0] if value else None)
         if self._operator_name:
             graph._derived[self._operator_name] = graph
-        return self._model(x, graph, x) if self._first_hop else self._model(x, graph)
+        given: dict[str, Any] = {"x": x}
+        if self._graph_name:
+            given[self._graph_name] = graph
+        if self._first_hop:
+            given["aggregated_x"] = x
+        return self._model(**given)
 
     def _run_model(self, *inputs: Any) -> Tensor:
         sizes = inputs[-self.hops - 1 :]
@@ -134,7 +146,7 @@ class NodeServer:
 
     def _check_hops(self, probes: list[Tensor]) -> None:
         """Raise ValueError unless one hop more leaves the scores as they are."""
-        scores = [self(nodes) for nodes in probes]
+        scores = [self._first_scores(nodes) for nodes in probes]
         self.hops += 1
         further = [self(nodes) for nodes in probes]
         self.hops -= 1
@@ -147,6 +159,23 @@ class NodeServer:
                     "an aggregation outside of a layer, cannot be served"
                 )
 
+    def _first_scores(self, nodes: Tensor) -> Tensor:
+        """Raise ValueError where the model fails or returns no row a node."""
+        try:
+            scores = self(nodes)
+        except Exception as reason:  # of any model
+            raise ValueError(
+                f"model must run on the features and the graph of a neighbourhood, got {reason!r} "
+                f"from {type(self._model).__name__}; {_FIX}"
+            ) from reason
+        if not isinstance(scores, Tensor) or scores.dim() != 2 or scores.size(0) != len(nodes):
+            shape = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(
+                f"model must return scores [{len(nodes)}, C] of {len(nodes)} nodes, got {shape} "
+                f"from {type(self._model).__name__}; {_FIX}"
+            )
+        return scores
+
     def _flatten(self, probes: list[Tensor]) -> None:
         """Take the fastest form whose scores are the model's on two other neighbourhoods."""
         expected = [self(nodes) for nodes in probes]
@@ -156,7 +185,7 @@ class NodeServer:
             self._flat = flatten(self._call, *example).forward
             self.form, self._line, self.why = "flat, all rows", self._run_line, "it agrees"
             self._check(probes, expected)
-        except (RuntimeError, ValueError, IndexError) as reason:  # sizes of the example, mostly
+        except Exception as reason:  # sizes of the example, mostly
             self.form, self._line = "model", self._run_model
             self.why = first_line(reason)
             return
@@ -167,7 +196,7 @@ class NodeServer:
             trim(line, holders[len(names)].target, rows, self.hops)
             self.form, self._line = "flat", line.forward
             self._check(probes, expected)
-        except (NotTrimmable, RuntimeError, ValueError, IndexError) as reason:
+        except Exception as reason:  # NotTrimmable, mostly
             self.form, self._line = "flat, all rows", self._run_line
             self.why = first_line(reason)
 
@@ -175,3 +204,21 @@ class NodeServer:
         for nodes, scores in zip(probes, expected, strict=True):
             if not torch.allclose(self(nodes), scores, rtol=1e-4, atol=1e-6):
                 raise RuntimeError(f"{self.form} gave other scores than the model")
+
+
+def _graph_parameter(model: nn.Module) -> str | None:
+    """The parameter of forward that takes the graph, None where it takes x alone."""
+    signature = inspect.signature(model.forward)
+    graph = next((name for name in _GRAPHS if name in signature.parameters), None)
+    needed = {
+        name
+        for name, parameter in signature.parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    }
+    if "x" not in signature.parameters or needed - {"x", graph}:
+        raise ValueError(
+            "model must take x, or x and a graph, and nothing else, to answer for single nodes, "
+            f"got {type(model).__name__}.forward{signature}; {_FIX}"
+        )
+    return graph

@@ -8,7 +8,7 @@ from pathlib import Path
 from abkd_fast._checks import check_choice
 from abkd_fast.config import DataConfig, ReadOptions
 from abkd_fast.data.registry import check_name
-from abkd_fast.latency.measure import ENOUGH
+from abkd_fast.latency.measure import ENOUGH, check_seconds
 from abkd_fast.latency.subjects import FORMS
 
 
@@ -61,5 +61,4 @@ class ProfileConfig:
         for name, value in [*least, *(("clients", count) for count in self.clients)]:
             if value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if self.seconds <= 0:
-            raise ValueError(f"seconds must be > 0, got {self.seconds}")
+        check_seconds(self.seconds)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import cycle
@@ -24,12 +25,13 @@ from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.flat import flatten
 from abkd_fast.latency.measure import captured
 from abkd_fast.latency.server import NodeServer
-from abkd_fast.model_file import ModelFile, load_model
+from abkd_fast.model_file import ModelFile, load_model, save_model
+from abkd_fast.nn import ModelSpec
 
 EXPORTED = ("torch-export", "aoti")
 FORMS = ("eager", "flat", "compile", *EXPORTED, "cuda_graph")
 FULL, ONE, WORST = "full graph", "one node", "worst node"
-Call = Callable[[], Any]
+Call = Callable[..., Any]
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Subject:
 
 def load_subjects(students: Sequence[str | Path], teacher: str | Path | None) -> list[Subject]:
     """Read the models; the teacher first, names made distinct by numbers."""
+    _load_nothing()
     wanted = [("teacher", teacher)] if teacher is not None else []
     subjects: list[Subject] = []
     for role, path in [*wanted, *(("student", student) for student in students)]:
@@ -71,6 +74,49 @@ def load_subjects(students: Sequence[str | Path], teacher: str | Path | None) ->
     return subjects
 
 
+def _load_nothing() -> None:
+    """Pay for the imports of loading, which are no model's."""
+    about = ModelFile("gcn-1x1", 1, 1, {}, "", "")
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "model.safetensors"
+        save_model(file, ModelSpec.parse(about.spec).build(1, 1), about)
+        load_model(file)
+
+
+def start_tools(forms: Sequence[str], device: torch.device) -> None:
+    """Let a layer of four weights pay for what a process imports and builds once for its forms."""
+    tiny = nn.Sequential(nn.Linear(2, 2), nn.ReLU()).to(device)  # a product and a kernel
+    x = torch.ones(2, 2, device=device)
+    with torch.no_grad():
+        tiny(x)
+        flatten(tiny, x)
+        with suppress(Exception):  # what is missing is missed by the forms, with its reason
+            if {"compile", "aoti"} & set(forms):
+                with _compilers_anew():
+                    torch.compile(_of_its_own(tiny))(x)
+            if set(EXPORTED) & set(forms):
+                torch.export.export(tiny, (x,))
+
+
+def _of_its_own(model: nn.Module) -> Call:
+    """The model in code of its own: torch.compile keeps what it made by code, not by module."""
+
+    def forward(*arguments: Any) -> Any:
+        return model(*arguments)
+
+    forward.__code__ = forward.__code__.replace()
+    return forward
+
+
+@contextmanager
+def _compilers_anew() -> Iterator[None]:
+    """Compilers meanwhile find nothing that an earlier model or process compiled."""
+    from torch._inductor.utils import fresh_cache
+
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder, fresh_cache(dir=folder):
+        yield
+
+
 def full_graph_calls(model: nn.Module, data: GraphData, forms: Sequence[str]) -> dict[str, Call]:
     """Forward passes over the whole graph, from the features on, by form.
 
@@ -80,11 +126,15 @@ def full_graph_calls(model: nn.Module, data: GraphData, forms: Sequence[str]) ->
     makers: dict[str, Callable[[], Call]] = {
         "eager": lambda: partial(model, *arguments),
         "flat": lambda: flat_forward(model, data),
-        "compile": lambda: partial(torch.compile(model), *arguments),
+        "compile": lambda: partial(torch.compile(_of_its_own(model)), *arguments),
         "cuda_graph": lambda: captured(model, [arguments]),
     }
     makers |= {name: partial(exported_forward, model, data, name) for name in EXPORTED}
-    return {form: _made_once(makers[form]) for form in forms}
+    compilers = ("compile", "aoti")
+    return {
+        form: _made_once(makers[form], _compilers_anew if form in compilers else nullcontext)
+        for form in forms
+    }
 
 
 def from_features(model: nn.Module, data: GraphData) -> tuple[Any, ...]:
@@ -92,13 +142,19 @@ def from_features(model: nn.Module, data: GraphData) -> tuple[Any, ...]:
     return bind_arguments(data, model, without=("aggregated_x",))
 
 
-def _made_once(make: Callable[[], Call]) -> Call:
+def _made_once(
+    make: Callable[[], Call], meanwhile: Callable[[], AbstractContextManager[Any]]
+) -> Call:
     made: list[Call] = []
 
     def call() -> Any:
-        if not made:
-            made.append(make())
-        return made[0]()
+        if made:
+            return made[0]()
+        with meanwhile():
+            one = make()
+            result = one()
+        made.append(one)
+        return result
 
     return call
 
