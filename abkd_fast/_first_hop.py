@@ -36,12 +36,50 @@ def aggregate_features(graph: CSRGraph, x: Tensor | CSRGraph) -> Tensor | CSRGra
         graph: A [N, N], with weights that may require grad.
         x: [N, F] features, dense or sparse.
     """
-    value = x.value if isinstance(x, CSRGraph) else x
-    if any(t is not None and t.requires_grad for t in (value, graph.value)):
+    if _trained(graph, x):
         return None
     if isinstance(x, CSRGraph):
         return _sparse_product(graph, x, x.num_edges + graph.num_edges)
     return ops.spmm(graph, x) if x.nbytes <= MAX_BYTES else None
+
+
+@outside_inference
+@without_autocast
+def first_hop_of(graph: CSRGraph, x: Tensor | CSRGraph) -> Tensor | CSRGraph:
+    """A X in the form of x for a caller who asks for it: up to ``MAX_BYTES``, whatever it costs.
+
+    Raises:
+        ValueError: it is larger, or X or A is trained.
+    """
+    if _trained(graph, x):
+        raise ValueError(
+            "first_hop needs features and edge weights that are fixed, got some with "
+            "requires_grad; detach them"
+        )
+    fits = MAX_BYTES // _entry_bytes(x)
+    product: Tensor | CSRGraph | None = None
+    if isinstance(x, CSRGraph):
+        product = _sparse_product(graph, x, fits)
+    elif x.numel() <= fits:
+        product = ops.spmm(graph, x)
+    if product is None:
+        found = "more" if isinstance(x, CSRGraph) else str(x.numel())
+        raise ValueError(
+            f"first_hop needs A_hat X of at most {fits} entries ({MAX_BYTES} bytes), got {found} "
+            f"for x of shape {list(x.shape)}; leave first_hop out"
+        )
+    return product
+
+
+def _trained(graph: CSRGraph, x: Tensor | CSRGraph) -> bool:
+    value = x.value if isinstance(x, CSRGraph) else x
+    return any(t is not None and t.requires_grad for t in (value, graph.value))
+
+
+def _entry_bytes(x: Tensor | CSRGraph) -> int:
+    if isinstance(x, Tensor):
+        return x.element_size()
+    return x.col.element_size() + (0 if x.value is None else x.value.element_size())
 
 
 def _sparse_product(graph: CSRGraph, x: CSRGraph, budget: int) -> CSRGraph | None:

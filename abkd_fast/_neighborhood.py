@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from queue import Empty, SimpleQueue
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
 from abkd_fast._checks import check_tensor
+from abkd_fast._first_hop import first_hop_of
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.nn import GCNII, GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv
@@ -17,6 +20,7 @@ from abkd_fast.nn.sage_conv import _mean
 from abkd_fast.ops.neighborhood import unvisited
 
 CONVS = (GATConv, GATv2Conv, GCN2Conv, GCNConv, SAGEConv)
+_FIRST_HOPS: WeakKeyDictionary[GraphData, Tensor | CSRGraph] = WeakKeyDictionary()
 
 
 class OperatorRows(CSRGraph):
@@ -31,14 +35,41 @@ def first_input(
     model: nn.Module, convs: Sequence[nn.Module], data: GraphData, first_hop: bool
 ) -> Tensor | CSRGraph:
     """X, or A_hat X where the model can start from it."""
-    x = data.aggregated_x if first_hop else data.x
-    if first_hop and (not convs or not isinstance(convs[0], GCNConv) or x is None):
+    if first_hop:
+        _check_starts(model, convs)
+        return aggregated_features(data)
+    assert data.x is not None
+    return data.x
+
+
+def _check_starts(model: nn.Module, convs: Sequence[nn.Module]) -> None:
+    """Raise ValueError unless the model's first layer can start from A_hat X."""
+    found = type(model).__name__
+    first = convs[0] if convs else None
+    takes = "aggregated_x" in inspect.signature(model.forward).parameters
+    if not takes or not isinstance(first, GCNConv):
         raise ValueError(
-            "first_hop needs a GCN and features whose A_hat X pays, got "
-            f"{type(model).__name__} on {data!r}"
+            f"first_hop needs a GCN, which starts from A_hat X, got {found}; leave first_hop out"
         )
-    assert x is not None
-    return x
+    if not first.normalize:
+        raise ValueError(
+            f"first_hop needs a GCN with normalize=True, which reads A_hat, got {found} with "
+            "normalize=False; leave first_hop out"
+        )
+
+
+def aggregated_features(data: GraphData) -> Tensor | CSRGraph:
+    """A_hat X, also where training would not gain from it; computed once for ``data``.
+
+    Raises:
+        ValueError: it is too large, or trained.
+    """
+    assert data.x is not None
+    if data.aggregated_x is not None:
+        return data.aggregated_x
+    if data not in _FIRST_HOPS:
+        _FIRST_HOPS[data] = first_hop_of(data.graph.gcn_norm(), data.x)
+    return _FIRST_HOPS[data]
 
 
 def depth(model: nn.Module, convs: Sequence[nn.Module]) -> int:

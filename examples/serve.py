@@ -3,25 +3,34 @@
     abkd-fast export runs/small --format aoti --out student.aoti.pt2
     python examples/serve.py student.aoti.pt2                 # serves until Ctrl-C
     python examples/serve.py student.aoti.pt2 --measure       # latency instead, and stops
+    python examples/serve.py student.pt2 --data my.npz        # a student of your own data
     curl 'http://127.0.0.1:8000/scores?nodes=1,2,3'
 
 A GCN exported with ``--first-hop`` reads A_hat X, computed once here, and aggregates one hop
 less for every query. GET /scores?nodes=I,J answers {"nodes": [...], "scores": [[...]],
-"classes": [...]}. The standard library's server: for a demonstration, not for the open internet.
+"classes": [...]}; for multilabel and binary tasks a list of classes for every node.
+The standard library's server: for a demonstration, not for the open internet.
 """
 
-import argparse
 import http.client
 import itertools
 import json
+import re
+import sys
 import threading
+from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import torch
+import tyro
 
-from abkd_fast import data, latency
-from abkd_fast.export import ExportedServer, load_export
+from abkd_fast import latency
+from abkd_fast._trained import data_of
+from abkd_fast.config import ReadOptions, SettingError
+from abkd_fast.data import GraphData
+from abkd_fast.export import Exported, ExportedServer, load_export
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -29,26 +38,38 @@ class Handler(BaseHTTPRequestHandler):
 
     protocol_version = "HTTP/1.1"  # a client keeps its connection
     disable_nagle_algorithm = True
+    timeout = 10  # seconds that a client may be silent
     scores: ExportedServer
+
+    def handle(self) -> None:
+        """All queries of a connection, until the client leaves."""
+        try:
+            super().handle()
+        except ConnectionError:
+            self.close_connection = True
 
     def do_GET(self) -> None:
         """One query."""
-        request = urlsplit(self.path)
-        if request.path != "/scores":
-            return self._answer(404, {"error": "ask for /scores?nodes=I,J"})
+        lengths = set(self.headers.get_all("Content-Length", []))
+        if lengths - {"0"} or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # what follows is no request
+            return self._answer(400, {"error": "GET must have no body"})
         try:
-            given = parse_qs(request.query).get("nodes", [""])[0]
-            nodes = torch.tensor([int(part) for part in given.split(",")])
-            scores = self.scores(nodes)
-        except (ValueError, RuntimeError, IndexError) as error:
-            return self._answer(400, {"error": str(error).splitlines()[0]})
-        classes = scores.argmax(1).tolist()
-        answer = {"nodes": nodes.tolist(), "scores": scores.tolist(), "classes": classes}
-        return self._answer(200, answer)
+            request = urlsplit(self.path)
+            if request.path != "/scores":
+                return self._answer(404, {"error": "ask for /scores?nodes=I,J"})
+            nodes = parse_nodes(request.query, self.scores.num_nodes)
+        except ValueError as error:
+            return self._answer(400, {"error": str(error)})
+        scores = self.scores(torch.tensor(nodes))
+        classes = self.scores.classes(scores)
+        return self._answer(200, {"nodes": nodes, "scores": scores.tolist(), "classes": classes})
 
     def _answer(self, status: int, content: dict) -> None:
         body = json.dumps(content).encode()
         self.send_response(status)
+        if self.close_connection:
+            self.send_header("Connection", "close")
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -56,6 +77,23 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *args: object) -> None:
         """Nothing: a line a query would be part of its latency."""
+
+
+def parse_nodes(query: str, count: int) -> list[int]:
+    """The nodes that ``nodes=I,J`` names, once or several times; ValueError says what is wrong."""
+    parts = ",".join(parse_qs(query).get("nodes", [""])).split(",")
+    for part in parts:
+        if not re.fullmatch(r"-?[0-9]{1,18}", part):
+            raise ValueError(f"nodes must be node numbers, nodes=I,J, got {part[:40]!r}")
+    nodes = [int(part) for part in parts]
+    for node in nodes:
+        if not 0 <= node < count:
+            raise ValueError(f"nodes must lie in [0, {count}), got {node}")
+    if len(set(nodes)) < len(nodes):
+        raise ValueError(
+            f"nodes must be distinct, got {len(nodes)}, of which {len(set(nodes))} are"
+        )
+    return nodes
 
 
 def make_server(scores: ExportedServer, host: str, port: int) -> ThreadingHTTPServer:
@@ -106,34 +144,87 @@ def measure(
     return found, rows
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Options:
+    """A small HTTP server of node queries, from an exported student."""
+
+    program: tyro.conf.Positional[Path]
+    """What abkd-fast export wrote."""
+    dataset: str | None = None
+    """A registered data set; default: the one that it was exported with."""
+    data: Path | None = None
+    """Your own data instead: FILE.npz or a folder."""
+    root: Path | None = None
+    """Folder with the raw files; default: $ABKD_DATA."""
+    read: tyro.conf.FlagConversionOff[ReadOptions] = ReadOptions()
+    """How to read --data; default: as for the export."""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    measure: bool = False
+    """Print latency and stop."""
+    samples: int = 662
+    """Timed calls of a side."""
+    seconds: float = 10.0
+    """Of timed calls of a side, at most."""
+    clients: tuple[int, ...] = (1, 2, 4)
+    """Numbers of clients that ask at a time."""
+
+    def __post_init__(self) -> None:
+        counts = {"samples": self.samples, "clients": min(self.clients, default=0)}
+        for name, value in counts.items():
+            if value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if not 0 <= self.port < 1 << 16:
+            raise ValueError(f"port must lie in [0, 65536), got {self.port}")
+        if not self.seconds > 0:
+            raise ValueError(f"seconds must be positive, got {self.seconds}")
+
+
+def served_data(options: Options, exported: Exported) -> GraphData:
+    """The data to serve; a line on stderr says where they are not those of the export."""
+    about, read = exported.about, options.read
+    if read == ReadOptions():
+        read = ReadOptions.parse(about.get("read") or {})
+    graph = data_of(options.data, options.dataset, options.root, read, about["dataset"])
+    if about.get("fingerprint", graph.fingerprint()) != graph.fingerprint():
+        how = "" if about.get("read") in (None, asdict(read)) else f", read with {about['read']}"
+        print(
+            f"serve.py: {options.program} was exported with other data than {graph.name} (another "
+            f"graph, other features, labels or split than {about['dataset']!r} had then{how})",
+            file=sys.stderr,
+        )
+    return graph
+
+
+def run(options: Options) -> None:
     """Serve, or measure."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("program", help="what abkd-fast export wrote")
-    parser.add_argument("--dataset", help="default: the one it was exported with")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, default=8000)
-    parser.add_argument("--measure", action="store_true", help="print latency and stop")
-    parser.add_argument("--samples", type=int, default=662)
-    parser.add_argument("--seconds", type=float, default=10.0, help="of timed calls of a side")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2, 4])
-    options = parser.parse_args()
     torch.set_num_threads(1)
     exported = load_export(options.program)
-    graph = data.load(options.dataset or exported.about["dataset"])
-    scores = ExportedServer(exported, graph)
+    scores = ExportedServer(exported, served_data(options, exported))
     if options.measure:
-        size = graph.num_nodes, options.samples, options.seconds
-        found, rows = measure(scores, *size, options.clients)
+        size = scores.num_nodes, options.samples, options.seconds
+        found, rows = measure(scores, *size, list(options.clients))
         for measurement in found.values():
             print(measurement)
         for row in rows:
             many, p50 = row["queries_per_s"], row["p50"]
             print(f"HTTP, {row['clients']} clients: {many:.0f} queries/s, p50 {p50:.4g} ms")
         return
-    server = make_server(scores, options.host, options.port)
-    print(f"http://{options.host}:{server.server_address[1]}/scores?nodes=0")
-    server.serve_forever()
+    with make_server(scores, options.host, options.port) as server:
+        print(f"http://{options.host}:{server.server_address[1]}/scores?nodes=0", flush=True)
+        server.serve_forever()
+
+
+def main() -> None:
+    """Serve, or measure; exit code 1 where a file or the data are wrong, 2 for wrong flags."""
+    options = tyro.cli(Options)
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, SettingError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

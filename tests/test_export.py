@@ -1,6 +1,7 @@
 """Exported students give the checkpoint's scores, on graphs of any size, and say what they take."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,13 +10,15 @@ from helpers import small_data
 from study_files import write_data
 
 import abkd_fast
-from abkd_fast import save_model
+from abkd_fast import CSRGraph, save_model
 from abkd_fast.cli import main
+from abkd_fast.data import GraphData
 from abkd_fast.export import ExportedServer, export_student, load_export, write
 from abkd_fast.export.program import Program
 from abkd_fast.export.weights import pack
 from abkd_fast.model_file import ModelFile
-from abkd_fast.nn import GCN, GraphClassifier
+from abkd_fast.nn import GCN, GCNConv, GraphClassifier, GraphSAGE
+from abkd_fast.testing import random_graph
 
 # torch itself uses what it deprecates, when it reads programs too.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -39,6 +42,21 @@ def test_our_ops_are_in_the_graph(tmp_path):
     nodes = program.graph.nodes
     ours = [node for node in nodes if node.target is torch.ops.abkd_fast.conv.default]
     assert len(ours) == 3
+
+
+@pytest.mark.parametrize("weights", [None, "bfloat16", "int8"])
+def test_weights_are_stored_as_layers_read_them(weights, tmp_path):
+    """Sparse features take W^T: no program transposes it at a call."""
+    model, data = build("gcn"), small_data(sparse=True)
+    exported = export_student(model, data, tmp_path / "s.pt2", weights=weights)
+    program = torch.export.load(tmp_path / "s.pt2")
+    called = {node.target for node in program.graph.nodes}
+    assert torch.ops.abkd_fast.transposed.default not in called
+    kept = {tuple(value.shape): value.dtype for value in program.state_dict.values()}
+    assert kept[8, 4] == (torch.float32 if weights is None else getattr(torch, weights))
+    whole = Program(model, data, weights=weights)
+    arguments = whole.signature.arguments(data)
+    assert torch.equal(exported.predict(data), whole(*arguments))
 
 
 @pytest.mark.parametrize(("name", "sparse"), [("gcn", True), ("gcnii", False), ("sage", False)])
@@ -122,6 +140,174 @@ def test_first_hop_saves_one(tmp_path):
         export_student(build("gcnii"), data, tmp_path / "t.pt2", first_hop=True)
 
 
+def test_an_explicit_first_hop_is_not_weighed_against_training(tmp_path):
+    torch.manual_seed(0)
+    bag = random_graph(60, 500, mean_degree=20, dtype=torch.float32)
+    model, data = GCN(500, 4, 2, 3).eval(), replace(small_data(), x=bag)
+    assert data.aggregated_x is None
+    exported = export_student(model, data, tmp_path / "s.pt2", first_hop=True)
+    assert exported.signature.hops == 1 and exported.signature.sparse
+    with torch.no_grad():
+        expected = model(bag, data.graph)
+    torch.testing.assert_close(ExportedServer(exported, data)(torch.arange(60)), expected)
+    with pytest.raises(
+        ValueError, match="first_hop needs a GCN, .* got GraphSAGE; leave first_hop"
+    ):
+        export_student(GraphSAGE(500, 4, 2, 3), data, tmp_path / "t.pt2", first_hop=True)
+
+
+def test_large_scores_are_compared_by_their_size(tmp_path):
+    """Orders of summation differ by more than 1e-5 where scores are in the hundreds."""
+    data = small_data(num_features=64, num_nodes=300)
+    torch.manual_seed(0)
+    model, large = GCN(64, 8, 2, 3).eval(), replace(data, x=1000 * data.x)
+    exported = export_student(model, large, tmp_path / "s.pt2", first_hop=True)
+    assert 1e-5 < exported.about["max_difference"] < 1e-2
+
+
+@pytest.mark.parametrize("weights", [None, "int8"])
+def test_without_normalisation(weights, tmp_path):
+    torch.manual_seed(0)
+    model, data = GCN(8, 4, 2, 3, normalize=False).eval(), small_data()
+    exported = export_student(model, data, tmp_path / "s.pt2", weights=weights)
+    with torch.no_grad():
+        expected = model(data.x, data.graph)
+    assert exported.about["max_difference"] == float(
+        (exported.predict(data) - expected).abs().max()
+    )
+    assert exported.about["max_difference"] < (1e-5 if weights is None else 0.5)
+    with pytest.raises(ValueError, match="needs a GCN with normalize=True, .* normalize=False"):
+        export_student(model, data, tmp_path / "t.pt2", first_hop=True)
+
+
+class Twice(torch.nn.Module):
+    """One layer called twice: two hops, which its modules do not show."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = GCNConv(8, 8), torch.nn.Linear(8, 3)
+
+    def forward(self, x, graph):
+        return self.out(self.conv(self.conv(x, graph).relu(), graph))
+
+
+class Centred(torch.nn.Module):
+    """Reads all nodes, between two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.out = GCNConv(8, 4), GCNConv(4, 3)
+
+    def forward(self, x, graph):
+        h = self.conv(x, graph)
+        return self.out((h - h.mean(0)).relu(), graph)
+
+
+@pytest.mark.parametrize("model", [Twice, Centred])
+def test_models_that_read_further_than_their_layers_are_refused(model, tmp_path):
+    torch.manual_seed(0)
+    model, data = model().eval(), small_data()
+    with pytest.raises(ValueError, match=r"model must score nodes by what lies within [12] hops"):
+        export_student(model, data, tmp_path / "s.pt2")
+    assert not list(tmp_path.iterdir())
+    exported = export_student(model, data, tmp_path / "s.pt2", bake_graph=True)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(data.x), model(data.x, data.graph))
+
+
+def test_indices_are_checked(tmp_path):
+    data = small_data(sparse=True)
+    exported = export_student(build("gcn"), data, tmp_path / "s.pt2")
+    given = dict(zip(exported.signature.inputs, exported.signature.arguments(data), strict=True))
+    for name, place, value, message in (
+        ("col", 5, 10**8, r"col must lie in \[0, 60\), got 100000000 at 5"),
+        ("col", 5, 60, r"col must lie in \[0, 60\), got 60 at 5"),
+        ("col", 5, -7, r"col must lie in \[0, 60\), got -7 at 5"),
+        ("x_col", 0, 8, r"x_col must lie in \[0, 8\), got 8 at 0"),
+        ("rowptr", -1, 10**8, "rowptr must go from 0 to [0-9]+, the entries of col, got 0 to 1000"),
+        ("rowptr", 0, 5, "rowptr must go from 0 to [0-9]+, the entries of col, got 5 to"),
+        ("x_rowptr", 3, 10**6, "x_rowptr must not descend, got 1000000 and then [0-9]+ at 4"),
+    ):
+        wrong = given[name].clone()
+        wrong[place] = value
+        with pytest.raises(ValueError, match=message):
+            exported(*(given | {name: wrong}).values())
+    empty = given | {"x_rowptr": given["x_rowptr"][:0]}
+    with pytest.raises(ValueError, match="x_rowptr must have at least 1 entry"):
+        exported(*empty.values())
+
+
+@pytest.mark.parametrize("sparse", [False, True], ids=["dense", "sparse"])
+@pytest.mark.parametrize("name", ["sage", "sage max"])
+def test_a_graph_without_edges_traces(name, sparse, tmp_path):
+    data = small_data(sparse=sparse)
+    none = CSRGraph.from_edge_index(torch.zeros(2, 0, dtype=torch.int64), data.num_nodes)
+    model = build(name)
+    exported = export_student(model, replace(data, graph=none), tmp_path / "s.pt2")
+    assert_serves(exported, model, sparse)
+    path = tmp_path / "baked.pt2"
+    exported = export_student(model, replace(data, graph=none), path, bake_graph=True)
+    assert exported.signature.num_nodes == 60
+
+
+def test_three_nodes_trace(tmp_path):
+    x = torch.eye(3, 8)
+    graph = CSRGraph.from_edge_index(torch.tensor([[0], [1]]), 3)
+    masks = [torch.arange(3) == i for i in range(3)]
+    for features in (x, CSRGraph.from_torch(x.to_sparse_csr())):
+        sparse = isinstance(features, CSRGraph)
+        data = GraphData(features, graph, torch.arange(3), *masks)
+        for name in ("gcnii", "sage"):
+            model = build(name)
+            assert_serves(export_student(model, data, tmp_path / "s.pt2"), model, sparse)
+
+
+def test_decisions_of_other_tasks(tmp_path):
+    """Scores of one column have the same largest one whatever they are: their signs count."""
+    torch.manual_seed(0)
+    data = small_data()
+    odd = replace(data, y=(data.y[:, None] % 2).float(), task="binary")
+    model = GraphSAGE(8, 4, 2, 1).eval()
+    exported = export_student(model, odd, tmp_path / "s.pt2", weights="int8")
+    with torch.no_grad():
+        expected = model(odd.x, odd.graph) > 0
+    scores = exported.predict(odd)
+    share = float(((scores > 0) == expected).double().mean())
+    assert exported.about["same_sign"] == share and "same_argmax" not in exported.about
+    assert exported.about["task"] == "binary"
+    rows = torch.tensor([[1.0], [-1.0]])
+    assert load_export(tmp_path / "s.pt2").classes(rows) == [[0], []]
+
+
+def test_servers_refuse_what_they_document(tmp_path):
+    data = small_data()
+    for name in ("mlp", "gcn"):
+        exported = export_student(build(name), data, tmp_path / "s.pt2")
+        server = ExportedServer(exported, data)
+        assert server(torch.zeros(0, dtype=torch.int64)).shape == (0, 3)
+        for nodes, message in (
+            ([60], r"^nodes must lie in \[0, 60\), got 60"),
+            ([0, -1], r"^nodes must lie in \[0, 60\), got -1"),
+            ([2, 1, 2], "^nodes must be distinct, got 2 more than once"),
+        ):
+            with pytest.raises(RuntimeError, match=message):
+                server(torch.tensor(nodes))
+        with pytest.raises(ValueError, match="nodes must be int64, got int32"):
+            server(torch.tensor([1], dtype=torch.int32))
+
+
+def test_servers_refuse_data_of_another_kind(tmp_path):
+    data = small_data()
+    exported = export_student(GraphSAGE(8, 4, 2, 3, aggr="sum").eval(), data, tmp_path / "s.pt2")
+    weighted = replace(data, graph=data.graph.with_value(torch.ones(data.graph.num_edges)))
+    with pytest.raises(
+        ValueError, match="must have no edge weights as the program takes, got edge"
+    ):
+        ExportedServer(exported, weighted)
+    with pytest.raises(ValueError, match="x must be float32, got float64"):
+        ExportedServer(exported, replace(data, x=data.x.double()))
+
+
 def test_refuses_by_name(tmp_path):
     data = small_data()
     with pytest.raises(ValueError, match="got GraphClassifier"):
@@ -171,7 +357,7 @@ def test_a_program_with_other_scores_leaves_the_old_one(tmp_path, monkeypatch):
     path, model, small = tmp_path / "s.pt2", build("gcn"), small_data()
     export_student(model, small, path)
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
-    monkeypatch.setattr(write, "predict", lambda model, data: torch.ones(data.num_nodes, 3))
+    monkeypatch.setattr(write, "predict", lambda model, data, _: torch.ones(data.num_nodes, 3))
     with pytest.raises(ValueError, match="scores of the program must be the model's.*nothing was"):
         export_student(model, small, path)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
@@ -240,4 +426,6 @@ def test_command_on_own_data(tmp_path, capsys):
     main(["export", str(tmp_path), "--data", file])
     assert "the student was trained on other data than tiny" in capsys.readouterr().err
     main(["export", str(tmp_path), "--data", file, "--read.undirected", "True", "--first-hop"])
-    assert json.loads((tmp_path / "student.pt2.json").read_text())["signature"]["first_hop"]
+    said = json.loads((tmp_path / "student.pt2.json").read_text())
+    assert said["signature"]["first_hop"] and said["read"]["undirected"]
+    assert said["fingerprint"] == trained.fingerprint()

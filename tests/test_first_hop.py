@@ -7,9 +7,12 @@ import torch
 from helpers import small_data
 
 from abkd_fast import CSRGraph, _first_hop, reference
-from abkd_fast._first_hop import aggregate_features
+from abkd_fast._first_hop import aggregate_features, first_hop_of
+from abkd_fast._neighborhood import aggregated_features
 from abkd_fast.capture import call_model
 from abkd_fast.data import load
+from abkd_fast.inductive import predict
+from abkd_fast.latency import NodeServer
 from abkd_fast.nn import GCN, GCNConv
 from abkd_fast.testing import GRAPHS, assert_no_worse, random_graph, sample_graph
 
@@ -128,6 +131,41 @@ def test_a_forward_that_drops_inputs_does_not_use_it(kind):
     torch.manual_seed(1)
     assert torch.equal(model(x, graph, wrong), expected)
     assert model.eval()(x, graph, wrong).isnan().all()
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_layer_that_does_not_normalise_does_not_use_it(training):
+    data = small_data()
+    model = GCN(8, 4, 2, 3, dropout=0.0, normalize=False).train(training)
+    expected = model(data.x, data.graph)
+    assert torch.equal(model(data.x, data.graph, torch.full_like(data.x, torch.nan)), expected)
+    assert torch.equal(predict(model, data), expected)
+    with pytest.raises(ValueError, match="normalize=True, which reads A_hat, got GCN with normal"):
+        NodeServer(model, data, first_hop=True)
+
+
+def test_who_asks_for_it_gets_it_within_memory(monkeypatch):
+    bag = random_graph(60, 500, mean_degree=20, dtype=torch.float32)
+    data = replace(small_data(num_nodes=60), x=bag)
+    assert data.aggregated_x is None
+    wanted = aggregated_features(data)
+    assert aggregated_features(data) is wanted
+    expected = data.graph.gcn_norm().to_dense() @ bag.to_dense()
+    torch.testing.assert_close(wanted.to_dense(), expected)
+    graph = data.graph.gcn_norm()
+    monkeypatch.setattr(_first_hop, "MAX_BYTES", 8 * wanted.num_edges)
+    assert first_hop_of(graph, bag).num_edges == wanted.num_edges
+    monkeypatch.setattr(_first_hop, "MAX_BYTES", 8 * wanted.num_edges - 1)
+    with pytest.raises(
+        ValueError, match="first_hop needs A_hat X of at most .* entries .*, got more"
+    ):
+        first_hop_of(graph, bag)
+    dense = torch.ones(60, 500)
+    monkeypatch.setattr(_first_hop, "MAX_BYTES", dense.nbytes - 1)
+    with pytest.raises(ValueError, match="at most 29999 entries .119999 bytes., got 30000 for x"):
+        first_hop_of(graph, dense)
+    with pytest.raises(ValueError, match="fixed, got some with requires_grad; detach"):
+        first_hop_of(graph, dense.requires_grad_())
 
 
 def test_a_product_of_another_graph_is_refused():

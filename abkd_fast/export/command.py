@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +58,7 @@ def run_export(options: ExportOptions) -> Exported:
         weights=options.weights,
         bake_graph=options.bake_graph,
         first_hop=options.first_hop,
+        read=None if options.data is None else asdict(options.read),
     )
     _show(exported, f"{about.spec} on {data.name}, {options.format}")
     print(f"program: {out} ({exported.about['bytes']:,} bytes), {out.name}.json says what it takes")
@@ -74,7 +75,9 @@ def _show(exported: Exported, title: str) -> None:
             table.add_row(f"{split} {name} (%)", f"{value:.2f}", f"{program:.2f}")
     table.add_row("weights", "as trained", about["weights"] or "as trained")
     table.add_row("largest difference of scores", "", f"{about['max_difference']:.2g}")
-    table.add_row("rows with the same class (%)", "", f"{100 * about['same_argmax']:.2f}")
+    kept = {"same_argmax": "rows with the same class", "same_sign": "scores of the same sign"}
+    for name in kept.keys() & about.keys():
+        table.add_row(f"{kept[name]} (%)", "", f"{100 * about[name]:.2f}")
     Console().print(table)
     print("inputs: " + ", ".join(_inputs(exported)))
 

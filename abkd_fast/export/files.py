@@ -15,6 +15,7 @@ from abkd_fast._checks import check_choice, first_line
 from abkd_fast.data import GraphData
 from abkd_fast.export.compiled import load_package
 from abkd_fast.export.program import Signature
+from abkd_fast.task import MULTICLASS
 
 
 def about_path(path: str | Path) -> Path:
@@ -41,13 +42,25 @@ class Exported:
         """Scores of the rows of x.
 
         Raises:
-            ValueError: names a tensor that is not as the signature has it; values are not read.
+            ValueError: names a tensor that is not as the signature has it, or whose row pointers
+                or columns are not those of a matrix.
         """
         return self._run(*self.signature.checked(tensors))
+
+    @torch.no_grad()
+    def trusted(self, *tensors: Tensor) -> Tensor:
+        """As calling it, for indices that are known to be right: their values are not read."""
+        return self._run(*self.signature.checked(tensors, indices=False))
 
     def predict(self, data: GraphData) -> Tensor:
         """Scores [N, C] of all nodes of ``data``."""
         return self(*self.signature.arguments(data))
+
+    def classes(self, scores: Tensor) -> list[Any]:
+        """The class of every row; for multilabel and binary tasks those with a score above 0."""
+        if self.about.get("task", MULTICLASS.name) == MULTICLASS.name:
+            return scores.argmax(1).tolist()
+        return [(row > 0).nonzero().flatten().tolist() for row in scores]
 
 
 def _signature(given: Mapping[str, Any]) -> Signature:

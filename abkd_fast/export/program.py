@@ -16,6 +16,7 @@ from abkd_fast._csr import Structure
 from abkd_fast._neighborhood import (
     CONVS,
     OperatorRows,
+    aggregated_features,
     depth,
     first_input,
     operator,
@@ -27,6 +28,7 @@ from abkd_fast.graph import CSRGraph
 from abkd_fast.nn import RGCN, GraphClassifier
 
 _CPU = torch.device("cpu")
+_FEWEST = 4  # entries of a tensor whose size torch traces as open
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Signature:
 
     def features(self, data: GraphData) -> Tensor | CSRGraph:
         """X, or A_hat X, of ``data``."""
-        x = data.aggregated_x if self.first_hop else data.x
+        x = aggregated_features(data) if self.first_hop else data.x
         if x is None or isinstance(x, CSRGraph) != self.sparse:
             kind = "sparse" if self.sparse else "dense"
             raise ValueError(f"data must have {kind} features as the program, got {data!r}")
@@ -69,7 +71,18 @@ class Signature:
 
     def graph(self, data: GraphData) -> CSRGraph | None:
         """The operator on the graph of ``data``; None where layers read none."""
-        return operator(self.operator, data) if self.hops or self.first_hop else None
+        if not self.hops and not self.first_hop:
+            return None
+        graph = operator(self.operator, data)
+        if not self.baked and (graph.value is not None) != ("value" in self.inputs):
+            wanted, found = "edge weights", "no edge weights"
+            if graph.value is not None:
+                wanted, found = found, wanted
+            raise ValueError(
+                f"data must have {wanted} as the program takes, got {found}; export the student "
+                "on such data"
+            )
+        return graph
 
     def arguments(self, data: GraphData) -> tuple[Tensor, ...]:
         """The inputs for a pass over the whole graph of ``data``."""
@@ -77,11 +90,16 @@ class Signature:
         graph = self.graph(data)
         return tensors if self.baked or graph is None else (*tensors, *parts(graph))
 
-    def checked(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+    def checked(self, tensors: Sequence[Tensor], indices: bool = True) -> list[Tensor]:
         """``tensors``, contiguous, as a compiled program reads them.
 
+        Args:
+            tensors: the inputs.
+            indices: also look at the values of row pointers and columns.
+
         Raises:
-            ValueError: number, type, dtype, device or shape of one is not what the program takes.
+            ValueError: number, type, dtype, device or shape of one is not what the program takes,
+                or row pointers and columns are not those of a matrix.
         """
         if len(tensors) != len(self.inputs):
             raise ValueError(
@@ -96,6 +114,8 @@ class Signature:
             raise ValueError(f"x must have shape [N, {self.num_features}], got {shape}")
         sizes = {name: tensor.numel() for name, tensor in given.items()}
         rows = sizes["x_rowptr"] - 1 if self.sparse else given["x"].size(0)
+        if rows < 0:
+            raise ValueError("x_rowptr must have at least 1 entry (rows of x + 1), got 0")
         if self.num_nodes not in (None, rows):
             raise ValueError(
                 f"x must have {self.num_nodes} rows, the nodes of the graph in the program, got "
@@ -109,7 +129,33 @@ class Signature:
         for name, (count, why) in wanted.items():
             if sizes.get(name, count) != count:
                 raise ValueError(f"{name} must have {count} entries ({why}), got {sizes[name]}")
+        for prefix, columns in (("x_", self.num_features), ("", rows)) if indices else ():
+            if f"{prefix}rowptr" in given:
+                _check_csr(prefix, given[f"{prefix}rowptr"], given[f"{prefix}col"], columns)
         return [tensor.contiguous() for tensor in given.values()]
+
+
+def _check_csr(prefix: str, rowptr: Tensor, col: Tensor, columns: int) -> None:
+    """Raise ValueError unless these are row pointers and columns of a matrix."""
+    entries, (first, last) = col.numel(), rowptr[[0, -1]].tolist()
+    if first != 0 or last != entries:
+        raise ValueError(
+            f"{prefix}rowptr must go from 0 to {entries}, the entries of {prefix}col, got {first} "
+            f"to {last}"
+        )
+    descents = (rowptr[1:] < rowptr[:-1]).nonzero()
+    if len(descents):
+        row = int(descents[0])
+        raise ValueError(
+            f"{prefix}rowptr must not descend, got {int(rowptr[row])} and then "
+            f"{int(rowptr[row + 1])} at {row + 1}"
+        )
+    outside = ((col < 0) | (col >= columns)).nonzero()
+    if len(outside):
+        entry = int(outside[0])
+        raise ValueError(
+            f"{prefix}col must lie in [0, {columns}), got {int(col[entry])} at {entry}"
+        )
 
 
 def parts(matrix: Tensor | CSRGraph) -> tuple[Tensor, ...]:
@@ -171,6 +217,14 @@ class Program(nn.Module):
             arguments = (x, graph, x) if signature.first_hop else (x, graph)
         return torch.func.functional_call(self.model, unpack(self, self.packed), arguments)
 
+    def example(self, data: GraphData) -> tuple[Tensor, ...]:
+        """Inputs to trace with: those of ``data``, or a few made nodes where it has too few."""
+        tensors = self.signature.arguments(data)
+        sizes = zip(tensors, self.dynamic_shapes()["tensors"], strict=True)
+        if all(tensor.size(0) >= _FEWEST for tensor, open_ in sizes if open_):
+            return tensors
+        return _stand_in(self.signature, tensors)
+
     def dynamic_shapes(self) -> dict[str, tuple[Any, ...]]:
         """Numbers of nodes, edges and stored features are open, unless the graph is baked in."""
         signature = self.signature
@@ -184,6 +238,23 @@ class Program(nn.Module):
             del sizes["x_rowptr"]
         named = ({0: sizes[name]} if name in sizes else {} for name in signature.inputs)
         return {"tensors": tuple(named)}
+
+
+def _stand_in(signature: Signature, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Inputs of the kinds of ``tensors``, of different numbers of nodes, entries and edges."""
+    rows = signature.num_nodes or 5
+    made = []
+    for name, tensor in zip(signature.inputs, tensors, strict=True):
+        stored = rows + (1 if name.startswith("x_") else 2)
+        if name == "x":
+            made.append(tensor.new_zeros(rows, signature.num_features))
+        elif name.endswith("rowptr"):
+            rowptr = torch.arange(rows + 1, dtype=tensor.dtype)
+            rowptr[1:] += stored - rows
+            made.append(rowptr)
+        else:
+            made.append(tensor.new_zeros(stored))
+    return tuple(made)
 
 
 def _signature(model: nn.Module, data: GraphData, baked: bool, first_hop: bool) -> Signature:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -24,7 +26,7 @@ class ExportedServer:
         data: graph and features.
 
     Raises:
-        ValueError: the graph is baked into the program, or the features do not fit.
+        ValueError: the graph is baked into the program, or data are of another kind.
     """
 
     def __init__(self, exported: Exported, data: GraphData) -> None:
@@ -32,6 +34,7 @@ class ExportedServer:
         if signature.baked:
             raise ValueError("exported must take the graph as input, got a program with it inside")
         self._exported, self.hops = exported, signature.hops
+        signature.checked(signature.arguments(data))
         self._features, graph = signature.features(data), signature.graph(data)
         self._search = None if graph is None else Search(graph)
         self._weighted = graph is not None and graph.value is not None
@@ -45,10 +48,28 @@ class ExportedServer:
             ValueError: nodes are no int64 vector.
             RuntimeError: nodes are repeated or unknown.
         """
+        check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=torch.device("cpu"))
+        if not nodes.numel():
+            return self(nodes.new_zeros(1))[:0]
+        _check_nodes(nodes.tolist(), self.num_nodes)
         if self._search is None:
-            check_tensor("nodes", nodes, dim=1, dtypes=[torch.int64], device=torch.device("cpu"))
-            return self._exported(*feature_rows(self._features, nodes))
+            return self._exported.trusted(*feature_rows(self._features, nodes))
         n_id, _, rowptr, col, value = self._search(nodes, self.hops)
         weights = (value,) if self._weighted else ()
         features = feature_rows(self._features, n_id)
-        return self._exported(*features, rowptr, col, *weights)[: nodes.numel()]
+        return self._exported.trusted(*features, rowptr, col, *weights)[: nodes.numel()]
+
+    def classes(self, scores: Tensor) -> list[Any]:
+        """As :meth:`Exported.classes`."""
+        return self._exported.classes(scores)
+
+
+def _check_nodes(nodes: list[int], count: int) -> None:
+    """Raise RuntimeError unless ``nodes`` are distinct and below ``count``."""
+    seen: set[int] = set()
+    for node in nodes:
+        if not 0 <= node < count:
+            raise RuntimeError(f"nodes must lie in [0, {count}), got {node}")
+        if node in seen:
+            raise RuntimeError(f"nodes must be distinct, got {node} more than once")
+        seen.add(node)

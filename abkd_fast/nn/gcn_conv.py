@@ -60,9 +60,9 @@ class GCNConv(nn.Module):
 
         ``p``, ``seed`` and ``layer`` drop elements of X (see :func:`abkd_fast.ops.dropout`).
         ``aggregated_x`` [N, in_channels] is A_hat X where the caller knows it, dense or sparse:
-        (A_hat X) W^T is computed from it where p is 0.
+        (A_hat X) W^T is computed from it where p is 0 and the layer normalises.
         """
-        if aggregated_x is not None and p == 0.0:
+        if aggregated_x is not None and p == 0.0 and self.normalize:
             return self._transform(aggregated_x, graph)
         graph = graph.gcn_norm() if self.normalize else graph
         narrows = graph.is_part and self.out_channels < self.in_channels  # fewer columns to send
