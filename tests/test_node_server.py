@@ -262,3 +262,21 @@ def test_threads_share_work_tensors(monkeypatch):
         serve(torch.tensor([3, 3]))
     assert torch.equal(serve(torch.tensor([3])), expected)
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("name", ["gat", "sage, normalized"])
+def test_neighbourhoods_of_one_size_do_not_stand_for_all(name):
+    """Cliques of four: any node has three neighbours, two nodes have three or six."""
+    clique = torch.combinations(torch.arange(4)).t()
+    edges = torch.cat([clique + 4 * k for k in range(6)], 1)
+    graph = CSRGraph.from_edge_index(torch.cat([edges, edges.flip(0)], 1), 24)
+    torch.manual_seed(0)
+    x, masks = torch.randn(24, 8), [torch.arange(24) % 3 == i for i in range(3)]
+    nodes_data = GraphData(x, graph, torch.arange(24) % 3, *masks)
+    build = GAT if name == "gat" else GraphSAGE
+    model = build(8, 4, 2, 3, **({} if name == "gat" else {"normalize": True})).eval()
+    server = latency.NodeServer(model, nodes_data)
+    with torch.no_grad():
+        expected = model(nodes_data.x, nodes_data.graph)
+    for nodes in ([0], [0, 5], [1, 9, 22], list(range(24))):
+        torch.testing.assert_close(server(torch.tensor(nodes)), expected[nodes])

@@ -139,10 +139,15 @@ class NodeServer:
         return self._flat(*inputs[: -self.hops - 1])[: sizes[0]]
 
     def _probes(self, num_nodes: int) -> list[Tensor]:
-        """Nodes with the most and the fewest neighbours, and a few."""
+        """Nodes with the most and the fewest neighbours, some from everywhere, the first few.
+
+        Their neighbourhoods differ in size, unless all do not, so that a line which holds the size
+        of its example (the last) fails on one of them.
+        """
         degree = self._operator.rowptr.diff()
         probes = [torch.tensor([int(node)]) for node in (degree.argmax(), degree.argmin())]
-        return [*probes, torch.arange(min(3, num_nodes))]
+        spread = torch.linspace(0, num_nodes - 1, min(7, num_nodes)).long().unique()
+        return [*probes, spread, torch.arange(min(3, num_nodes))]
 
     def _check_hops(self, probes: list[Tensor]) -> None:
         """Raise ValueError unless one hop more leaves the scores as they are."""
