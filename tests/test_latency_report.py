@@ -73,6 +73,9 @@ def test_forms_that_fail_are_left_out_with_the_reason():
     (row,) = report["models"]
     assert set(row["queries"][FULL]) == {"eager", "torch-export"}
     assert row["queries"][FULL]["torch-export"]["compile"] > 0
+    for kind in (ONE, WORST):
+        assert set(row["queries"][kind]) == {"server", "torch-export"}
+        assert row["queries"][kind]["torch-export"]["n"] >= 3
     assert row["left_out"]["cuda_graph"].startswith("inputs must be one tuple with CUDA tensors")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -91,11 +91,11 @@ def profile(
         rows = [_model_row(subject, data) for subject in subjects]
         left_out: dict[str, str] = {}
         servers = _servers(subjects, data, left_out)
+        answering = _answering(subjects, servers, data)
         drawn = node_queries(data, batch, samples, seed)
         for kind, nodes in drawn.items():
-            asked = {name: node_call(server, nodes) for name, server in servers.items()}
-            calls[kind] = {(name, "server"): call for name, call in asked.items()}
-            queries[kind] = _each(compare(asked, samples=samples, seconds=seconds), "server")
+            calls[kind] = {key: node_call(serve, nodes) for key, serve in answering.items()}
+            queries[kind] = _node_times(calls[kind], samples, seconds)
         loops = _throughput(servers, queries[ONE], drawn[ONE], clients, min(1.0, seconds))
         facts = environment() | {"load": os.getloadavg()[0], "affinity": _affinity()}
         peak = peak_bytes()  # without the buffers of what follows
@@ -139,8 +139,10 @@ def _full_graph(
     names, calls = {}, {}
     for subject in subjects:
         subject.left_out.clear()
+        subject.exported.clear()
         wanted = [form for form in dict.fromkeys(forms) if form != "eager"]
-        for form, call in full_graph_calls(subject.model, data, ["eager", *wanted]).items():
+        made_of = full_graph_calls(subject.model, data, ["eager", *wanted], subject.exported)
+        for form, call in made_of.items():
             key = f"{subject.name}, {form}"
             names[key], calls[key] = (subject, form), call
     made = {key for key, (_, form) in names.items() if form != "eager"}
@@ -154,9 +156,26 @@ def _full_graph(
     return timed, {keys[key]: one for key, one in found.items()}
 
 
-def _each(found: Mapping[str, Measurement], form: str) -> _Found:
+def _answering(
+    subjects: Sequence[Subject], servers: Mapping[str, NodeServer], data: GraphData
+) -> dict[tuple[str, str], Callable[[Tensor], Tensor]]:
+    """What answers node queries, by (model, form): servers, and exported programs likewise."""
+    from abkd_fast.export import ExportedServer
+
+    found: dict[tuple[str, str], Callable[[Tensor], Tensor]] = {}
+    for subject in subjects:
+        if subject.name in servers:
+            found[subject.name, "server"] = servers[subject.name]
+        for form, program in subject.exported.items():
+            found[subject.name, form] = ExportedServer(program, data)
+    return found
+
+
+def _node_times(calls: _Calls, samples: int, seconds: float) -> _Found:
     """Without a cold call: building a server has run the model."""
-    return {(name, form): replace(one, cold=None) for name, one in found.items()}
+    named = {", ".join(key): call for key, call in calls.items()}
+    found = compare(named, samples=samples, seconds=seconds)
+    return {key: replace(found[", ".join(key)], cold=None) for key in calls}
 
 
 def _with_cold_caches(

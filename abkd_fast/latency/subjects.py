@@ -11,7 +11,7 @@ from functools import partial
 from itertools import cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
 from abkd_fast.latency.flat import flatten
 from abkd_fast.latency.measure import captured
-from abkd_fast.latency.server import NodeServer
 from abkd_fast.model_file import ModelFile, load_model, save_model
 from abkd_fast.nn import ModelSpec
+
+if TYPE_CHECKING:
+    from abkd_fast.export import Exported
 
 EXPORTED = ("torch-export", "aoti")
 FORMS = ("eager", "flat", "compile", *EXPORTED, "cuda_graph")
@@ -46,6 +48,7 @@ class Subject:
         source: path of the file, or None.
         prepare: ns by what was prepared.
         left_out: why a form is missing.
+        exported: programs of the forms that are some, once they were made.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Subject:
     source: str | None = None
     prepare: dict[str, int] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
+    exported: dict[str, Exported] = field(default_factory=dict)
 
 
 def load_subjects(students: Sequence[str | Path], teacher: str | Path | None) -> list[Subject]:
@@ -117,11 +121,18 @@ def _compilers_anew() -> Iterator[None]:
         yield
 
 
-def full_graph_calls(model: nn.Module, data: GraphData, forms: Sequence[str]) -> dict[str, Call]:
+def full_graph_calls(
+    model: nn.Module,
+    data: GraphData,
+    forms: Sequence[str],
+    exported: dict[str, Exported] | None = None,
+) -> dict[str, Call]:
     """Forward passes over the whole graph, from the features on, by form.
 
-    The first call of any form but "eager" makes it: compiles, traces or captures.
+    The first call of any form but "eager" makes it: compiles, traces or captures; ``exported``
+    then holds its program.
     """
+    programs = {} if exported is None else exported
     arguments = from_features(model, data)
     makers: dict[str, Callable[[], Call]] = {
         "eager": lambda: partial(model, *arguments),
@@ -129,7 +140,7 @@ def full_graph_calls(model: nn.Module, data: GraphData, forms: Sequence[str]) ->
         "compile": lambda: partial(torch.compile(_of_its_own(model)), *arguments),
         "cuda_graph": lambda: captured(model, [arguments]),
     }
-    makers |= {name: partial(exported_forward, model, data, name) for name in EXPORTED}
+    makers |= {name: partial(exported_forward, model, data, name, programs) for name in EXPORTED}
     compilers = ("compile", "aoti")
     return {
         form: _made_once(makers[form], _compilers_anew if form in compilers else nullcontext)
@@ -159,8 +170,10 @@ def _made_once(
     return call
 
 
-def exported_forward(model: nn.Module, data: GraphData, form: str) -> Call:
-    """A pass of the program that ``abkd-fast export --format FORM`` writes.
+def exported_forward(
+    model: nn.Module, data: GraphData, form: str, programs: dict[str, Exported]
+) -> Call:
+    """A pass of the program that ``abkd-fast export --format FORM`` writes, put into ``programs``.
 
     Raises:
         ValueError: the model cannot be exported.
@@ -168,8 +181,9 @@ def exported_forward(model: nn.Module, data: GraphData, form: str) -> Call:
     from abkd_fast.export import export_student
 
     with TemporaryDirectory() as folder:
-        exported = export_student(model, data, Path(folder) / "student.pt2", format=form)
-    return partial(exported, *exported.signature.arguments(data))
+        program = export_student(model, data, Path(folder) / "student.pt2", format=form)
+    programs[form] = program
+    return partial(program, *program.signature.arguments(data))
 
 
 def flat_forward(model: nn.Module, data: GraphData) -> Call:
@@ -227,7 +241,7 @@ def node_queries(data: GraphData, batch: int, count: int, seed: int) -> dict[str
     }
 
 
-def node_call(server: NodeServer, queries: Sequence[Tensor]) -> Call:
+def node_call(server: Callable[[Tensor], Tensor], queries: Sequence[Tensor]) -> Call:
     """Queries one after the other, in turn."""
     if len(queries) == 1:
         return lambda: server(queries[0])
