@@ -214,6 +214,7 @@ def test_little_memory_stays_where_it_is():
 
 
 @needs_extension
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_child_of_a_process_whose_threads_make_results_can_make_some():
     """Two threads make results while children are forked, which make one each and end."""
