@@ -143,6 +143,7 @@ def test_wrong_provider_is_reported_and_not_timed(tmp_path):
     assert all(row["p50"] > 0 and row["of_copy"] > 0 for row in found["rows"])
 
 
+@pytest.mark.slow
 def test_ours_being_wrong_everywhere_is_told_compared_and_renewed(tmp_path):
     pytest.importorskip("pytest_benchmark")
     case = "linear+gradient/tiny/64/float32"
