@@ -277,20 +277,23 @@ print(cache.states.nbytes, built - before, peak() - before)
 @pytest.mark.slow
 @linux_only
 def test_memory_of_a_cache_on_disk(tmp_path):
-    """Peak resident size of a fresh process, pages of mapped files included."""
-    figures = {}
-    for storage in ("mmap", "memory"):
+    """Peak resident size of a fresh process, the least of five with the cache on disk.
+
+    Pages of mapped files count too, and the system maps as many ahead as it likes: up to 120 MB.
+    """
+    figures: dict[str, list[list[int]]] = {"mmap": [], "memory": []}
+    for storage in ("mmap",) * 5 + ("memory",):
         done = subprocess.run(
             [sys.executable, "-c", STEP, storage, str(tmp_path / "cache")],
             capture_output=True,
             text=True,
         )
         assert done.returncode == 0, done.stderr
-        figures[storage] = [int(figure) for figure in done.stdout.split()]
-    size, built, trained = figures["mmap"]
+        figures[storage].append([int(figure) for figure in done.stdout.split()])
+    size, built, trained = map(min, zip(*figures["mmap"], strict=True))
+    ((_, _, in_memory),) = figures["memory"]
     layer = size / 32
     # Beyond what the teacher needs: a layer on its way to the disk, buffers.
     assert built < 2 * layer + 100e6 < size
     assert trained < size / 2
-    assert figures["memory"][2] > size
-    assert figures["memory"][2] - trained > size  # the states are what disk saves
+    assert in_memory - trained > size  # the states are what disk saves
