@@ -218,23 +218,23 @@ def check_count(name: str, value: object) -> int:
     return count
 
 
-def check_pointers(rowptr: Tensor, num_edges: int) -> None:
+def check_pointers(rowptr: Tensor, num_edges: int, name: str = "rowptr") -> None:
     """Raise ValueError unless ``rowptr`` starts at 0, never decreases and ends at num_edges."""
     if rowptr.is_meta:
-        raise ValueError("rowptr must be on a device that holds data, got meta")
+        raise ValueError(f"{name} must be on a device that holds data, got meta")
     first, last = int(rowptr[0]), int(rowptr[-1])
     if first != 0:
-        raise ValueError(f"rowptr must start at 0, got rowptr[0]={first}")
+        raise ValueError(f"{name} must start at 0, got {name}[0]={first}")
     # Compared, not subtracted: a difference of hostile pointers wraps around and looks positive.
     drops = (rowptr[1:] < rowptr[:-1]).nonzero()
     if len(drops):
         i = int(drops[0])
         raise ValueError(
-            f"rowptr must not decrease, got rowptr[{i}]={int(rowptr[i])} > "
-            f"rowptr[{i + 1}]={int(rowptr[i + 1])}"
+            f"{name} must not decrease, got {name}[{i}]={int(rowptr[i])} > "
+            f"{name}[{i + 1}]={int(rowptr[i + 1])}"
         )
     if last != num_edges:
-        raise ValueError(f"rowptr must end at E={num_edges} (the length of col), got {last}")
+        raise ValueError(f"{name} must end at E={num_edges} (the length of col), got {last}")
 
 
 def check_range(name: str, index: Tensor, size: int, size_name: str) -> None:

@@ -72,6 +72,18 @@ def aggregated_features(data: GraphData) -> Tensor | CSRGraph:
     return _FIRST_HOPS[data]
 
 
+def probes(graph: CSRGraph) -> list[Tensor]:
+    """Nodes with the most and the fewest neighbours, some from everywhere, the first few.
+
+    Their neighbourhoods differ in size, unless all do not, so that a program which holds the size
+    of its example (the last) fails on one of them.
+    """
+    degree, count = graph.rowptr.diff(), graph.num_dst
+    ends = [torch.tensor([int(node)]) for node in (degree.argmax(), degree.argmin())]
+    spread = torch.linspace(0, count - 1, min(7, count)).long().unique()
+    return [*ends, spread, torch.arange(min(3, count))]
+
+
 def depth(model: nn.Module, convs: Sequence[nn.Module]) -> int:
     """How often a forward pass aggregates: a shared layer of a GCNII does so at every depth."""
     return model.num_layers if isinstance(model, GCNII) else len(convs)

@@ -80,7 +80,7 @@ def test_answers_and_refuses(serve, student):
             ("?nodes=" + "9" * 30, f"nodes must be node numbers, nodes=I,J, got '{'9' * 30}'"),
             ("?nodes=60", "nodes must lie in [0, 60), got 60"),
             ("?nodes=-1", "nodes must lie in [0, 60), got -1"),
-            ("?nodes=2,2", "nodes must be distinct, got 2, of which 1 are"),
+            ("?nodes=2,2", "nodes must be distinct, got 2 more than once"),
             ("?n=1", "nodes must be node numbers, nodes=I,J, got ''"),
         ):
             assert get(f"/scores{query}") == (400, {"error": message})

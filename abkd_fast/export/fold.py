@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 from torch.export import ExportedProgram
 
+from abkd_fast._fold import add_constant, fold_constants
+
 _TRANSPOSED = torch.ops.abkd_fast.transposed.default
 _NARROW = ("packed_", "scale_")  # of abkd_fast.export.weights.pack
 
@@ -35,25 +37,9 @@ def fold(
     for node in list(line.graph.nodes):
         if node.target is _TRANSPOSED:
             _turn(line, node, known)
-    _fold(line, {n: value for n, value in known.items() if not str(n.target).startswith(_NARROW)})
-    line.graph.eliminate_dead_code()
+    wide = {n: value for n, value in known.items() if not str(n.target).startswith(_NARROW)}
+    fold_constants(line, wide)
     return torch.export.export(fx.GraphModule(line, line.graph), arguments, dynamic_shapes=shapes)
-
-
-def _fold(line: fx.GraphModule, known: dict[fx.Node, Any]) -> None:
-    """Replace calls that read ``known`` values alone by their results."""
-    for node in list(line.graph.nodes):
-        sources = node.all_input_nodes
-        if node.op != "call_function" or not sources or not all(map(known.__contains__, sources)):
-            continue
-        args, kwargs = fx.map_arg((node.args, node.kwargs), known.__getitem__)
-        value = node.target(*args, **kwargs)
-        if isinstance(value, Tensor):
-            constant = _constant(line, node, value)
-            node.replace_all_uses_with(constant)
-            known[constant] = value
-        if not node.users:
-            line.graph.erase_node(node)
 
 
 def _turn(line: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> None:
@@ -73,15 +59,6 @@ def _turn(line: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> Non
             line.graph.erase_node(user)
     for part, reader in ((narrow, wide), (scale, product)):
         turned = known[part].t() if known[part].dim() == 2 else known[part]
-        reader.replace_input_with(part, _constant(line, reader, turned.contiguous(), part.name))
+        reader.replace_input_with(part, add_constant(line, reader, turned.contiguous(), part.name))
     node.replace_all_uses_with(product)
     line.graph.erase_node(node)
-
-
-def _constant(
-    line: fx.GraphModule, before: fx.Node, value: Tensor, name: str | None = None
-) -> fx.Node:
-    name = f"{name or before.name}_once"
-    line.register_buffer(name, value)
-    with line.graph.inserting_before(before):
-        return line.graph.get_attr(name)

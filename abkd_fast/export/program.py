@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from abkd_fast._checks import check_tensor
-from abkd_fast._csr import Structure
+from abkd_fast._csr import Structure, check_pointers, check_range
 from abkd_fast._neighborhood import (
     CONVS,
     OperatorRows,
@@ -129,33 +129,13 @@ class Signature:
         for name, (count, why) in wanted.items():
             if sizes.get(name, count) != count:
                 raise ValueError(f"{name} must have {count} entries ({why}), got {sizes[name]}")
-        for prefix, columns in (("x_", self.num_features), ("", rows)) if indices else ():
+        columns = {"x_": (self.num_features, "num_features"), "": (rows, "rows of x")}
+        for prefix, size in columns.items() if indices else ():
             if f"{prefix}rowptr" in given:
-                _check_csr(prefix, given[f"{prefix}rowptr"], given[f"{prefix}col"], columns)
+                col = given[f"{prefix}col"]
+                check_pointers(given[f"{prefix}rowptr"], col.numel(), f"{prefix}rowptr")
+                check_range(f"{prefix}col", col, *size)
         return [tensor.contiguous() for tensor in given.values()]
-
-
-def _check_csr(prefix: str, rowptr: Tensor, col: Tensor, columns: int) -> None:
-    """Raise ValueError unless these are row pointers and columns of a matrix."""
-    entries, (first, last) = col.numel(), rowptr[[0, -1]].tolist()
-    if first != 0 or last != entries:
-        raise ValueError(
-            f"{prefix}rowptr must go from 0 to {entries}, the entries of {prefix}col, got {first} "
-            f"to {last}"
-        )
-    descents = (rowptr[1:] < rowptr[:-1]).nonzero()
-    if len(descents):
-        row = int(descents[0])
-        raise ValueError(
-            f"{prefix}rowptr must not descend, got {int(rowptr[row])} and then "
-            f"{int(rowptr[row + 1])} at {row + 1}"
-        )
-    outside = ((col < 0) | (col >= columns)).nonzero()
-    if len(outside):
-        entry = int(outside[0])
-        raise ValueError(
-            f"{prefix}col must lie in [0, {columns}), got {int(col[entry])} at {entry}"
-        )
 
 
 def parts(matrix: Tensor | CSRGraph) -> tuple[Tensor, ...]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from abkd_fast._fold import fold_constants
 
 Flat = Callable[..., Tensor]
 _SAME_ROWS = ("linear", "mm", "addmm", "relu", "relu_", "native_batch_norm", "elu", "getitem")
@@ -35,7 +36,8 @@ def flatten(function: Callable[..., Tensor], *inputs: Tensor) -> fx.GraphModule:
         _drop_views(line.graph)
         _return_products(line.graph)
         line.graph.eliminate_dead_code()
-        _fold_constants(line)
+        weights = [node for node in line.graph.nodes if node.op == "get_attr"]
+        fold_constants(line, {node: getattr(line, str(node.target)) for node in weights})
     line.recompile()
     return line
 
@@ -64,28 +66,6 @@ def _return_products(graph: fx.Graph) -> None:
             node.target = node.target.overloadpacket.default
             node.kwargs = {name: given for name, given in node.kwargs.items() if name != "out"}
             graph.erase_node(out)
-
-
-def _fold_constants(line: fx.GraphModule) -> None:
-    """Replace what is computed from weights alone by its value."""
-    values: dict[fx.Node, Any] = {}
-    for node in list(line.graph.nodes):
-        if node.op == "get_attr":
-            values[node] = getattr(line, node.target)
-        elif node.op == "call_function" and node.all_input_nodes:
-            if not all(source in values for source in node.all_input_nodes):
-                continue
-            arguments = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            value = node.target(*arguments[0], **arguments[1])
-            if not isinstance(value, Tensor):
-                continue
-            name = f"_folded_{node.name}"
-            line.register_buffer(name, value, persistent=False)
-            with line.graph.inserting_before(node):
-                constant = line.graph.get_attr(name)
-            node.replace_all_uses_with(constant)
-            values[constant] = value
-    line.graph.eliminate_dead_code()
 
 
 def trim(line: fx.GraphModule, rowptr: str, features: tuple[str, ...], hops: int) -> None:

@@ -20,6 +20,7 @@ from abkd_fast._neighborhood import (
     first_input,
     operator,
     operator_name,
+    probes,
 )
 from abkd_fast.data import GraphData
 from abkd_fast.graph import CSRGraph
@@ -77,10 +78,10 @@ class NodeServer:
         self._search = Search(self._operator)
         self.form, self.why = "model", "flat=False"
         self._line: Callable[..., Tensor] = self._run_model
-        probes = self._probes(data.num_nodes)
-        self._check_hops(probes)
+        asked = probes(self._operator)
+        self._check_hops(asked)
         if flat:
-            self._flatten(probes)
+            self._flatten(asked)
 
     @torch.no_grad()
     def __call__(self, nodes: Tensor) -> Tensor:
@@ -137,17 +138,6 @@ class NodeServer:
     def _run_line(self, *inputs: Any) -> Tensor:
         sizes = inputs[-self.hops - 1 :]
         return self._flat(*inputs[: -self.hops - 1])[: sizes[0]]
-
-    def _probes(self, num_nodes: int) -> list[Tensor]:
-        """Nodes with the most and the fewest neighbours, some from everywhere, the first few.
-
-        Their neighbourhoods differ in size, unless all do not, so that a line which holds the size
-        of its example (the last) fails on one of them.
-        """
-        degree = self._operator.rowptr.diff()
-        probes = [torch.tensor([int(node)]) for node in (degree.argmax(), degree.argmin())]
-        spread = torch.linspace(0, num_nodes - 1, min(7, num_nodes)).long().unique()
-        return [*probes, spread, torch.arange(min(3, num_nodes))]
 
     def _check_hops(self, probes: list[Tensor]) -> None:
         """Raise ValueError unless one hop more leaves the scores as they are."""
